@@ -258,7 +258,7 @@ def rules_of_rows(layer: LayerSpec) -> tuple[When, When]:
         "add by hand": ("never", by_hand),
         "zeros": (by_hand, "never"),
     }
-    zeros, adds = rules.get(layer.semantics["masking"], ("never", "never"))
+    zeros, adds = rules[layer.semantics["masking"]]
     return zeros, "never" if layer.config.get("softmax_robust_masking") else adds
 
 

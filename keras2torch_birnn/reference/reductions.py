@@ -19,22 +19,11 @@ def logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
     return total.reshape(x.sum(axis=axis).shape)
 
 
-def vector_norm(x: Array, axis: Any, keepdims: bool) -> Array:
-    """Compute ``tf.norm``, euclidean."""
+def norm(x: Array, axis: Any, keepdims: bool) -> Array:
+    """Compute ``tf.norm``, ``keras.ops.norm`` of vectors: euclidean."""
     squares: Any = np.square(x)
     y: Array = np.sqrt(squares.sum(axis=axis, keepdims=keepdims))
     return y
-
-
-def norm(x: Array, axis: Any, keepdims: bool) -> Array:
-    """Compute ``tf.norm``, ``keras.ops.norm`` of vectors."""
-    return vector_norm(x, axis, keepdims)
-
-
-def clip_by_norm(x: Array, axis: Any, largest: float) -> Array:
-    """Compute ``tf.clip_by_norm``: what is longer is made so long."""
-    length = vector_norm(x, axis, keepdims=True)
-    return np.where(length > largest, x * largest / np.where(length > largest, length, 1), x)
 
 
 def moments(x: Array, axis: Any, keepdims: bool) -> tuple[Array, Array]:
@@ -48,7 +37,7 @@ def normalize(x: Array, axis: Any, smallest: float) -> Array:
 
     Epsilon bounds the square; ``keras.ops.normalize``: the length.
     """
-    y: Array = x / np.maximum(vector_norm(x, axis, keepdims=True), smallest)
+    y: Array = x / np.maximum(norm(x, axis, keepdims=True), smallest)
     return y
 
 

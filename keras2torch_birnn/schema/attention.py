@@ -161,12 +161,9 @@ def _steps(value: Any) -> tuple[int, ...] | None:
 
 # masking: "ignore" the masks of query, value and key; or use them, and take 1e9 off masked scores
 # ("add"), where Keras calls no function for it all ("add by hand"); or replace these: a row with
-# nothing to attend to is "zeros" by hand. Files of older versions of this package may say "uniform"
-# or "zeros with scores".
+# nothing to attend to is "zeros" by hand.
 _MASKING: Mapping[str, Option] = {
-    "masking": choice(
-        REQUIRED, "ignore", "add", "add by hand", "zeros", "uniform", "zeros with scores"
-    )
+    "masking": choice(REQUIRED, "ignore", "add", "add by hand", "zeros")
 }
 _ARGUMENTS = ("query", "value", "key", "attention_mask")
 _DENSE: Mapping[str, Option] = {

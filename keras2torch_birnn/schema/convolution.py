@@ -252,7 +252,7 @@ def _conv_weights_conv_lstm(config: Config, shape: Shape | None) -> WeightShapes
         "kernel": (*config["kernel_size"], channels, 4 * filters),
         "recurrent_kernel": (*config["kernel_size"], filters, 4 * filters),
     }
-    return {**kernels, "bias": (4 * filters,)} if config["use_bias"] else kernels
+    return _with_bias(config, kernels, 4 * filters)
 
 
 def _conv_output(config: Config, shape: Shape | None) -> Any:

@@ -29,12 +29,8 @@ from keras2torch_birnn.spec import Shape
 
 def _dense_weights(config: Config, shape: Shape | None) -> WeightShapes:
     known(shape)
-    units: Shape = (config["units"],)
-    names = (
-        ("kernel", (last(shape), *units), True),
-        ("bias", units, config["use_bias"]),
-    )
-    return {name: size_ for name, size_, there in names if there}
+    kernel: WeightShapes = {"kernel": (last(shape), config["units"])}
+    return {**kernel, "bias": (config["units"],)} if config["use_bias"] else kernel
 
 
 def _dense_output(config: Config, shape: Shape | None) -> Shape | None:

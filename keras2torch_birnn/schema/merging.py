@@ -73,11 +73,8 @@ def positive_axis(axis: int, rank: int) -> int:
 
 
 def _concatenated(config: Config, inputs: Structure) -> Shape | None:
-    shapes = shapes_of(inputs)
-    known = tuple(shape for shape in shapes if shape is not None)
-    if len(known) < len(shapes):
-        return None
-    return joined(config, *known)
+    known = [shape for shape in shapes_of(inputs) if shape is not None]
+    return joined(config, *known) if len(known) == len(inputs or ()) else None
 
 
 def _dot(config: Config, inputs: Structure) -> Shape | None:

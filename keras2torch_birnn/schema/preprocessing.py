@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from keras2torch_birnn.schema import AUGMENTATION
@@ -23,7 +23,6 @@ from keras2torch_birnn.schema.row import (
     WeightShapes,
     known,
     normalized_axes,
-    only_images,
 )
 from keras2torch_birnn.spec import Shape, Structure
 
@@ -72,7 +71,7 @@ def _normalization_weights(config: Config, shape: Shape | None) -> WeightShapes:
     return {"mean": sizes, "variance": sizes, "count": ()}
 
 
-def encoded(mode: str, depth: int | None, shape: Shape | None) -> Shape | None:
+def _encoded(mode: str, depth: int | None, shape: Shape | None) -> Shape | None:
     """Shape of ids 0 to depth - 1 encoded (``encode_categorical_inputs`` of Keras 3.15).
 
     multi_hot and count of more than two axes: Keras 3 reduces the second axis, not the last as
@@ -91,11 +90,11 @@ def _categories(config: Config, shapes: Structure) -> Shape | None:
     """Read ids, or ids and what each of them counts."""
     mode, depth = config["output_mode"], config["num_tokens"]
     if not isinstance(shapes, tuple) or not any(isinstance(part, tuple) for part in shapes):
-        return encoded(mode, depth, shapes)
+        return _encoded(mode, depth, shapes)
     ids, weights = shapes
     if mode != "count":
         raise ShapeError(f"count_weights with output_mode {mode!r}, which Keras refuses")
-    shape = encoded(mode, depth, ids)
+    shape = _encoded(mode, depth, ids)
     pairs = zip(ids or (), weights or (), strict=False)
     if None not in (ids, weights) and (
         len(ids) != len(weights) or any(None not in (a, b) and a != b for a, b in pairs)
@@ -104,13 +103,11 @@ def _categories(config: Config, shapes: Structure) -> Shape | None:
     return shape
 
 
-def output_mode(default: str, allowed: Sequence[str]) -> Option:
-    """Allow an output mode; ``binary`` is the name of multi_hot up to tf.keras 2.6."""
-    modes = choice(default, *allowed)
-    return Option(default, lambda value: modes.parse("multi_hot" if value == "binary" else value))
-
-
-ENCODINGS = ("one_hot", "multi_hot", "count")
+# "binary" is the name of multi_hot up to tf.keras 2.6.
+_MODES = choice("multi_hot", "one_hot", "multi_hot", "count")
+_OUTPUT_MODE = Option(
+    "multi_hot", lambda value: _MODES.parse("multi_hot" if value == "binary" else value)
+)
 
 # Keras 3 passes the mask on, tf.keras drops it.
 _PASSES_MASK: Mapping[str, Option] = {"passes_mask": flag()}
@@ -127,8 +124,11 @@ _IN_TRAINING = tuple(
 )
 
 
-def _same(config: Config, shape: Structure) -> Structure:
-    return only_images(shape)
+def _images(config: Config, shape: Structure) -> Structure:
+    """Return the shape of images; refuse labels and boxes beside them."""
+    if isinstance(shape, Mapping) or any(isinstance(part, tuple) for part in shape or ()):
+        raise ShapeError("images alone are expected, found several tensors")
+    return shape
 
 
 LAYERS: Mapping[str, Schema] = {
@@ -156,7 +156,7 @@ LAYERS: Mapping[str, Schema] = {
     "CategoryEncoding": Schema(
         {
             "num_tokens": size(),
-            "output_mode": output_mode("multi_hot", ENCODINGS),
+            "output_mode": _OUTPUT_MODE,
             "sparse": choice(False, False),
         },
         output=_categories,
@@ -167,7 +167,7 @@ LAYERS: Mapping[str, Schema] = {
     **dict.fromkeys(
         AUGMENTATION,
         Schema(
-            output=_same,
+            output=_images,
             ignored=_IN_TRAINING,
             semantics={"keeps_integers": flag(False)},
             refused=("labels or boxes beside the images",),

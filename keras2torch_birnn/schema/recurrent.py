@@ -93,17 +93,16 @@ def sequence_output(config: Config, steps: int | None, step: Shape, states: Sequ
     return (out, *states) if config["return_state"] else out
 
 
-def _rnn_output(config: Config, shape: Shape | None, states: int) -> Any:
-    batch, time = shape[:2] if shape else (None, None)
-    state: Shape = (batch, config["units"])
-    return sequence_output(config, time, state, [state] * states)
-
-
 def _rnn(cell: str) -> Schema:
+    def output(config: Config, shape: Shape | None) -> Any:
+        batch, time, _ = known(shape, rank=3) or (None, None, None)
+        state: Shape = (batch, config["units"])
+        return sequence_output(config, time, state, [state] * CELL_STATES[cell])
+
     return Schema(
         options={**CELL_OPTIONS, **LOOP_OPTIONS, **OWN_OPTIONS[cell]},
         weights=cell_weights(CELL_GATES[cell], rank=3),
-        output=lambda config, shape: _rnn_output(config, known(shape, rank=3), CELL_STATES[cell]),
+        output=output,
         semantics=LOOP_SEMANTICS,
         refused=("time_major=True", "constants"),
     )
@@ -112,11 +111,8 @@ def _rnn(cell: str) -> Schema:
 def merged_output(merge_mode: str | None, forward: Any, backward: Any) -> Any:
     """Compute the output shape of a Bidirectional from its halves' (with states, if any)."""
     with_state = bool(forward) and isinstance(forward[0], tuple)
-    heads: list[Any] = []
-    states: list[Any] = []
-    for half in (forward, backward):
-        heads.append(half[0] if with_state else half)
-        states.extend(half[1:] if with_state else ())
+    heads = [half[0] if with_state else half for half in (forward, backward)]
+    states = (*forward[1:], *backward[1:]) if with_state else ()
     out: tuple[Any, ...]
     if merge_mode is None:
         out = tuple(heads)

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from keras2torch_birnn.schema.options import Option
-from keras2torch_birnn.spec import Shape, Structure
+from keras2torch_birnn.spec import Shape
 
 Config = Mapping[str, Any]
 
@@ -26,13 +26,6 @@ def known(shape: Shape | None, rank: int | None = None, least_rank: int = 2) -> 
         raise ShapeError(f"an input of {rank} dimensions is expected, found {list(shape)}")
     if len(shape) < least_rank:
         raise ShapeError(f"at least {least_rank} dimensions are expected, found {list(shape)}")
-    return shape
-
-
-def only_images(shape: Structure) -> Structure:
-    """Return the shape of images; refuse labels and boxes beside them."""
-    if isinstance(shape, Mapping) or any(isinstance(part, tuple) for part in shape or ()):
-        raise ShapeError("images alone are expected, found several tensors")
     return shape
 
 

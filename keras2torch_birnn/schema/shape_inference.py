@@ -47,9 +47,6 @@ def as_called(layer: LayerSpec, keywords: Mapping[str, Any]) -> LayerSpec:
     return replace(layer, config={**layer.config, **said}) if said else layer
 
 
-# ----  --------------------------------------------------------------------------------------------
-
-
 def infer_model(root: LayerSpec, problems: list[K2TError]) -> LayerSpec:
     """Fill in ``input_shape`` and ``output_shape`` everywhere; what does not fit is a problem."""
     return _infer(root, None, problems)
@@ -176,9 +173,7 @@ def _infer_graph(
         found = shapes.get((ref.layer, ref.call))
         if found is None:
             return None
-        outputs = tuple(
-            shape_leaves(found)
-        )  # a model's dict counts by its keys, as Keras flattens it
+        outputs = tuple(shape_leaves(found))  # a model's dict: by its keys, as Keras flattens it
         if not 0 <= ref.output < len(outputs):
             raise invalid(
                 f"output {ref.output} of layer {printable(ref.layer)} is used but not there"
@@ -196,27 +191,17 @@ def _infer_graph(
             map_structure(shape_of, call.kwargs)  # masks and states are there, too
             try:
                 check_sizes(layer.class_name, layer.config, len(tuple(leaves(call.args))))
+                layers[call.layer] = _infer(layer, shape, problems, call.kwargs)
+                if layers[call.layer].output_shape is not None:
+                    check_indices(layer.class_name, layer.config, call.args, shape)
             except ShapeError as error:
                 problems.append(_misfit(layer, error))
                 continue
-            layers[call.layer] = _infer(layer, shape, problems, call.kwargs)
-            if layers[call.layer].output_shape is not None:
-                _check_indices(layer, call.args, shape, problems)
             if call.index:
                 _check_shared(layer, layers[call.layer], problems)
         shapes[call.layer, call.index] = layers[call.layer].output_shape
     output = map_structure(shape_of, graph.outputs)
     return replace(graph, layers=tuple(layers.values())), output
-
-
-def _check_indices(
-    layer: LayerSpec, args: tuple[Structure, ...], shape: Structure, problems: list[K2TError]
-) -> None:
-    """Refuse constant indices of an operation beyond sizes that are known."""
-    try:
-        check_indices(layer.class_name, layer.config, args, shape)
-    except ShapeError as error:
-        problems.append(_misfit(layer, error))
 
 
 def _check_shared(before: LayerSpec, now: LayerSpec, problems: list[K2TError]) -> None:

@@ -115,7 +115,7 @@ def _text(value: Any) -> str:
 
 # ---- rules of the generations -------------------------------------------------------------------
 
-# The name of a layer's rule in its semantics; set when the model is built.
+# The name, in the semantics of a layer in which anything is regularized, of its rule.
 PENALTY_RULE = "penalty_rule"
 
 
@@ -154,13 +154,6 @@ def penalty_rule(generation: Generation) -> PenaltyRule:
     return PenaltyRule(frozen=True, per_row=newer, single=newer)
 
 
-def with_penalty_rule(layer: LayerSpec, rule: PenaltyRule) -> LayerSpec:
-    """Return the layer with the rule in its semantics, if anything in it is regularized."""
-    if not any(part.training for part in layer.walk()):
-        return layer
-    return replace(layer, semantics={**layer.semantics, PENALTY_RULE: rule})
-
-
 def activities(layer: LayerSpec) -> Iterator[Activity]:
     """Yield the activity regularizers of a layer and of those inside it, which are refused."""
     own = layer.training.get(ACTIVITY)
@@ -186,10 +179,9 @@ def with_training_rules(root: LayerSpec, generation: Generation) -> LayerSpec:
     none of the weights in it is trained, True holds for its own weights alone. TensorFlow 2.2 to
     2.11 thaws a Bidirectional in ``load_model``; it stays frozen here, as the file says.
     """
-    if generation.name != "keras3":
-        return _settled(root, generation, learns=True)
     # Keras 3 writes the flag of the model only if it is functional.
-    learns = root.class_name != "Functional" or root.config.get("trainable", True)
+    flagged = generation.name == "keras3" and root.class_name == "Functional"
+    learns = not flagged or root.config.get("trainable", True)
     return _settled(root, generation, learns=learns)
 
 
@@ -236,8 +228,9 @@ def _settled(layer: LayerSpec, generation: Generation, *, learns: bool) -> Layer
         # A model's own flag is not in its file, or is not read from it; its layers' flags are.
         inner = learns and (own or layer.graph is not None)
         config["trainable"] = inner
-    layer = with_penalty_rule(replace(layer, semantics=semantics), penalty_rule(generation))
-    return replace(layer, config=config).map_inner(
+    if any(part.training for part in layer.walk()):
+        semantics[PENALTY_RULE] = penalty_rule(generation)
+    return replace(layer, config=config, semantics=semantics).map_inner(
         lambda _, one: _settled(one, generation, learns=inner)
     )
 

@@ -324,7 +324,7 @@ def test_a_wrong_attention_or_merge_is_noticed(
         ("keras-3.15.1/merge_masks_maximum.keras", "Maximum", "masking", "all"),
         ("keras-3.15.1/merge_masks_minimum.keras", "Minimum", "masking", "none"),
         ("tf.keras-2.15.0/merge_concat_time.keras", "Concatenate", "masking", "none"),
-        ("keras-3.15.1/heads_dropout.keras", "MultiHeadAttention", "masking", "uniform"),
+        ("keras-3.15.1/heads_dropout.keras", "MultiHeadAttention", "masking", "add"),
         ("keras-3.15.1/heads_scores.keras", "MultiHeadAttention", "masking", "ignore"),
         ("tf.keras-2.15.0/attention_masks.keras", "Attention", "mask_after", "none"),
         ("keras-3.15.1/merge_dot.keras", "Dot", "normalize", False),

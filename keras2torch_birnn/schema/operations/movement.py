@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any, TypeAlias
+from typing import Any
 
 from keras2torch_birnn.limits import MAX_PARTS
 from keras2torch_birnn.schema.operations.shapes import OfUnknown, bounded, broadcast, place, places
@@ -316,10 +316,6 @@ def sequence_mask(config: Config, shape: Shape, *sizes: Shape) -> Shape:
 
 # ---- indices that a file holds -------------------------------------------------------------------
 
-# Indices, and the size of the axis that they point into; None if that is free.
-_Pointing: TypeAlias = tuple[Sequence[float], int | None]
-_Rule: TypeAlias = Callable[[Config, Shape, Constant], Iterator[_Pointing]]
-
 
 def check_indices(
     name: str, config: Config, args: Sequence[Any], inputs: Sequence[Structure]
@@ -329,24 +325,10 @@ def check_indices(
     Raises:
         ShapeError: some do.
     """
-    if name not in _POINTING or not isinstance(inputs[0], tuple):
+    if name not in ("ops.Take", "ops.TakeAlongAxis") or not isinstance(inputs[0], tuple):
         return
-    indices = Constant((args[1],), ()) if isinstance(args[1], int) else args[1]
-    if isinstance(indices, Constant):
-        for values, size in _POINTING[name](config, inputs[0], indices):
-            for index in values:
-                if isinstance(index, int):
-                    _within(index, size)
-
-
-def _along_one(config: Config, shape: Shape, indices: Constant) -> Iterator[_Pointing]:
-    if config["axis"] is not None:
-        yield indices.values, shape[place(config["axis"], len(shape))]
-    elif None not in shape:
-        yield indices.values, math.prod(size or 0 for size in shape)
-
-
-_POINTING: Mapping[str, _Rule] = {
-    "ops.Take": _along_one,
-    "ops.TakeAlongAxis": _along_one,
-}
+    axis, shape, given = config["axis"], inputs[0], args[1]
+    size = product(shape) if axis is None else shape[place(axis, len(shape))]
+    for index in given.values if isinstance(given, Constant) else (given,):
+        if isinstance(index, int):
+            _within(index, size)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from keras2torch_birnn.limits import (
     MAX_AXIS,
     MAX_EINSUM_LENGTH,
-    MAX_JSON_VALUES,
     MAX_PARTS,
     MAX_RANK,
     MAX_SIZE,
@@ -24,25 +22,6 @@ from keras2torch_birnn.schema.options import (
     size,
     sizes,
 )
-
-_KINDS_OF_ALL = ("float", "int32", "int64", "bool", "size", "a float", "an int", "a bool")
-
-
-def parse_kinds(value: Any) -> Any:
-    """Check the dtypes that ``readers.operations.values`` found; no Keras file has them."""
-    lists = ("has", "wants", "gives")
-    if not isinstance(value, Mapping) or set(value) != {*lists, "passes_mask"}:
-        raise BadOptionError("kinds are expected")
-    kind = choice(REQUIRED, *_KINDS_OF_ALL)
-    return {
-        **{name: many(kind, MAX_JSON_VALUES).parse(value[name]) for name in lists},
-        "passes_mask": choice(None, None, False, True).parse(value["passes_mask"]),
-    }
-
-
-# Of every operation, in the words of the OUT file: the dtypes of its arguments ("has"), those to
-# which they are cast ("wants") and those of its results ("gives").
-SETTLED: Mapping[str, Option] = {"kinds": optional(Option(None, parse_kinds))}
 
 WHOLE = ("int32", "int64", "bool")
 

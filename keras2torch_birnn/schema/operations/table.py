@@ -19,7 +19,6 @@ from keras2torch_birnn.schema.operations.dtypes import Dtypes, Promotion, settle
 from keras2torch_birnn.schema.operations.forms import FORM, Form, function_name, parse_forms
 from keras2torch_birnn.schema.operations.options import (
     PLACE,
-    SETTLED,
     WHOLE,
     dtype,
     many,
@@ -476,6 +475,4 @@ _TABLE = {
         movement.sizes_of, "any or sizes->size"),
 }  # fmt: skip
 
-OPS: Mapping[str, Operation] = {
-    f"ops.{op}": replace(row, op=op, semantics=SETTLED) for op, row in _TABLE.items()
-}
+OPS: Mapping[str, Operation] = {f"ops.{op}": replace(row, op=op) for op, row in _TABLE.items()}
