@@ -2,78 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.porting.call_graph import path_of
-from keras2torch_birnn.porting.layer_call import Key, LayerCall, Weights, all_equations
+from keras2torch_birnn.porting.batches import Batch
+from keras2torch_birnn.porting.layer_call import Key, LayerCall, all_equations
 from keras2torch_birnn.porting.observing import PortRun, keep_valid, with_marked_nan
 from keras2torch_birnn.reference import Trace, compute
 from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec, Structure, leaves
+from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec, Structure, leaves, map_structure
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A run of the reference: its trace, and every call with what it gave, inner ones first."""
+    """A run of the reference: its trace, and every call with what it gave, inner ones first.
+
+    ``sources``: the calls whose outputs each call was given.
+    """
 
     trace: Trace
     calls: Mapping[Key, LayerCall]
     results: Mapping[Key, Result]
+    sources: Mapping[Key, Sequence[Key]]
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class CheckedRun:
-    """One run of a port, and the reference on the same inputs.
-
-    ``calls``: how often the port was called with them, the last of which counts. ``weights``: the
-    port's own of some layers.
-    """
+    """One run of a port, and the reference on the same inputs."""
 
     spec: ModelSpec
-    name: str
-    inputs: Sequence[Array]
+    batch: Batch
     run: PortRun
-    calls: int = 1
-    weights: Mapping[Key, Weights] = field(default_factory=dict)
 
-    def record(
-        self, forced: Mapping[Key, Result], weights: Mapping[Key, Weights] | None = None
-    ) -> Traced:
+    def record(self, spec: ModelSpec, forced: Mapping[Key, Result]) -> Traced:
         """Run the reference with the results that are known of some calls (path, class)."""
-        own = self.weights if weights is None else weights
         calls: dict[Key, LayerCall] = {}
         results: dict[Key, Result] = {}
+        sources: dict[Key, Sequence[Key]] = {}
+        makers: dict[int, tuple[Key, Array]] = {}  # by memory, which the array keeps
 
         def noted(
             equation: Equation, layer: LayerSpec, x: Structure, mask: Structure, context: Context
         ) -> Result:
-            layer = _with_weights(layer, context.place, own)
             key = context.path, layer.class_name
+            given = map(_memory_of, leaves((x, mask, context.initial_state)))
+            read = list(dict.fromkeys(makers[one][0] for one in given if one in makers))
             carried = (context.states or {}).get(context.place)
-            result = forced.get(key) or equation(layer, x, mask, context)
+            output, out_mask = forced.get(key) or equation(layer, x, mask, context)
             aside = context.aside().with_fields(equations=all_equations())
             if carried is not None and aside.initial_state is None:
                 aside = aside.starting(carried)
             calls[key] = LayerCall(equation, layer, x, mask, aside)
-            results[key] = result
-            return result
+            sources[key] = read
+            results[key] = map_structure(np.array, output), out_mask
+            # An input of an inner model is what that model was given.
+            for maker in read[:1] if layer.class_name == "InputLayer" else [key]:
+                makers.update({id(one): (maker, one) for one in leaves(results[key][0])})
+            return results[key]
 
         equations = {name: partial(noted, one) for name, one in all_equations().items()}
-        states: dict[str, tuple[Array, ...]] | None = {} if self.calls > 1 else None
-        for _ in range(self.calls):
-            trace = compute(self.spec, self.inputs, states=states, equations=equations)
-        return Traced(trace, calls, results)
+        states: dict[str, tuple[Array, ...]] | None = {} if self.batch.calls > 1 else None
+        for _ in range(self.batch.calls):
+            trace = compute(spec, self.batch.arrays, states=states, equations=equations)
+        return Traced(trace, calls, results, sources)
 
     @cached_property
     def exact(self) -> Traced:
         """Keras' own results, with the weights of the file."""
-        return self.record({}, {})
+        return self.record(self.spec, {})
 
     def valid(self, key: Key) -> Array | None:
         """Return the steps (B, T) that count in a call's output, by Keras' own masks."""
@@ -113,47 +114,40 @@ class CheckedRun:
         if not in_place and np.ptp(values) == 0:
             return False  # zeros, which a port has for many reasons, are no evidence
         valid = self.valid(key)
-        turned = key[0].endswith("/backward_layer") and values.ndim == 3
-        own = valid[:, ::-1] if turned and valid is not None else valid
-        if self.run.has(values, own) or (turned and self.run.has(values[:, ::-1], valid)):
-            return True
-        if self._has_steps(values, own):
-            return True
-        return in_place and self._has_pieces(values, own)
+        fits = valid is not None and valid.shape == values.shape[:2]
+        counts = valid if valid is not None and fits else np.ones(values.shape[:2], bool)
+        if key[0].endswith("/backward_layer") and values.ndim == 3:
+            if self.run.has(values[:, ::-1], counts):
+                return True
+            counts = counts[:, ::-1]
+        ways = self._ways(values, counts, in_place=in_place)
+        return any(all(self.run.has(*one) for one in way) for way in ways)
 
-    def _has_steps(self, values: Array, valid: Array | None) -> bool:
-        """Tell whether the port computed each step of values (B, T, F) that counts."""
-        if values.ndim != 3:
-            return False
-        counts = _counts(values, valid)
-        return all(
-            self.run.has(values[:, t : t + 1], counts[:, t : t + 1])
-            for t in np.flatnonzero(counts.any(axis=0))
-        )
-
-    def _has_pieces(self, values: Array, valid: Array | None) -> bool:
-        for order in self._row_orders:
-            if len(order) == len(values):
-                if self.run.has(values[order], None if valid is None else valid[order]):
-                    return True
-        return values.ndim > 1 and all(
-            self.run.has(row[steps]) or self.run.has(row[np.newaxis], steps[np.newaxis])
-            for row, steps in zip(values, _counts(values, valid), strict=True)
-            if steps.any()
-        )
+    def _ways(
+        self, values: Array, counts: Array, *, in_place: bool
+    ) -> Iterator[Iterable[tuple[Array, ...]]]:
+        """Yield ways in which a port may have what counts of values: in one piece or in several."""
+        yield [(values, counts)]
+        if values.ndim == 3:
+            steps = np.flatnonzero(counts.any(axis=0))
+            yield ((values[:, t : t + 1], counts[:, t : t + 1]) for t in steps)
+        if in_place:
+            yield from (
+                [(values[order], counts[order])]
+                for order in self._row_orders
+                if len(order) == len(values)
+            )
+        if in_place and values.ndim > 1:
+            rows = [pair for pair in zip(values, counts, strict=True) if pair[1].any()]
+            yield ((row[steps],) for row, steps in rows)
+            yield ((row[np.newaxis], steps[np.newaxis]) for row, steps in rows)
 
     @cached_property
     def _row_orders(self) -> list[Array]:
-        """Orders of the rows by their lengths, in which the port sorted them for packing."""
-        masks = [next(iter(leaves(one)), None) for one in self.exact.trace.masks.values()]
-        found: dict[tuple[int, ...], Array] = {}
-        for mask in masks:
-            if isinstance(mask, np.ndarray) and mask.ndim == 2:
-                lengths = mask.sum(axis=1)
-                for order in (np.argsort(-lengths, kind="stable"), np.argsort(lengths)):
-                    if any(np.any(x[order] != x) and self.run.has(x[order]) for x in self.inputs):
-                        found[tuple(order)] = order
-        return list(found.values())
+        """Orders of the rows by their lengths, in which a port may sort them for packing."""
+        masks = map(_steps_of, self.exact.trace.masks.values())
+        orders = [np.argsort(-one.sum(axis=1), kind="stable") for one in masks if one is not None]
+        return list({tuple(order): order for order in orders}.values())
 
     def as_padded(self, key: Key, result: Result) -> Result:
         """Return a call's result with the port's own values where a mask leaves steps out."""
@@ -169,30 +163,20 @@ class CheckedRun:
 
     def output_paths(self) -> Iterator[str]:
         """Yield the paths of the calls that give the model's outputs."""
-        yield from (path_of(ref) for ref in leaves(self.spec.graph.outputs))
+        for ref in leaves(self.spec.graph.outputs):
+            yield f"{ref.layer}#{ref.call}" if ref.call else ref.layer
 
 
-def _with_weights(layer: LayerSpec, place: str, own: Mapping[Key, Weights]) -> LayerSpec:
-    """Return a layer with other weights, in its halves or in the layer that it wraps, too."""
-    if not own:
-        return layer
-    parts = {}
-    for name, part in layer.parts.items():
-        inner = f"{place}/{name}" if layer.class_name == "Bidirectional" else place
-        parts[name] = _with_weights(part, inner, own)
-    weights = {**layer.weights, **own.get((place, layer.class_name), {})}
-    return replace(layer, parts=parts, weights=weights)
+def _memory_of(value: Any) -> int:
+    """Return what names the memory of an array, which its views share."""
+    while isinstance(value, np.ndarray) and isinstance(value.base, np.ndarray):
+        value = value.base
+    return id(value)
 
 
 def _steps_of(mask: Structure) -> Array | None:
     first = next(iter(leaves(mask)), None)
     return first.astype(bool) if isinstance(first, np.ndarray) and first.ndim == 2 else None
-
-
-def _counts(values: Array, valid: Array | None) -> Array:
-    """Return what counts of the first two axes of values."""
-    fits = valid is not None and valid.shape == values.shape[:2]
-    return valid if valid is not None and fits else np.ones(values.shape[:2], bool)
 
 
 def same(there: Array, right: Array, mask: Array | None, tolerance: float) -> bool:

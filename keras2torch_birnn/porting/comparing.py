@@ -25,6 +25,7 @@ from keras2torch_birnn.porting.matching import (
     find_units,
     match_units,
     unmatched,
+    with_weights,
     wrong_weights,
 )
 from keras2torch_birnn.porting.observing import (
@@ -121,7 +122,7 @@ class _Comparison:
             if isinstance(run, str):
                 findings.append(PortFinding("the port", "fails", run, rows=batch.name))
                 continue
-            checked = CheckedRun(self.spec, batch.name, batch.arrays, run, batch.calls)
+            checked = CheckedRun(self.spec, batch, run)
             if batch.calls > 1 and not self.stateful:
                 findings += [] if _are_close(run, runs[0].run) else [_kept_state(checked, runs[0])]
             else:
@@ -153,13 +154,12 @@ class _Comparison:
         drawn, walk = settled.run.drawn[0], Walk(self.spec, [settled])
         given = walk.seen_in(replace(settled.run, seen=drawn.given))
         path = walk.outer(given[-1])[0] if given else walk.first_lost_in(free)
-        where = f" in {printable(drawn.module)}" if drawn.module else ""
         if drawn.name in HALVES.values():
-            return PortFinding(path, "half precision", f"it is rounded to {drawn.name}{where}")
-        words = f"random numbers ({drawn.name}{where}) enter it, also in eval mode"
+            return PortFinding(path, "half precision", f"it is rounded to {drawn.name}")
+        words = f"random numbers ({drawn.name}) enter it, also in eval mode"
         if drawn.name in DROPOUTS:
             words = (
-                f"dropout ({drawn.name}{where}) is active in eval mode: use nn.Dropout, or give it "
+                f"dropout ({drawn.name}) is active in eval mode: use nn.Dropout, or give it "
                 "training=self.training"
             )
         return PortFinding(path, "random", words)
@@ -207,26 +207,21 @@ class _Findings:
     def __init__(
         self, spec: ModelSpec, runs: Sequence[CheckedRun], weights: Sequence[WrongWeights]
     ) -> None:
-        self.runs, self.walk = runs, Walk(spec, runs)
-        self.weights, self.walked = list(weights), self._explain(weights)
+        self.spec, self.runs = spec, runs
+        self.weights, (self.walk, self.walked) = list(weights), self._explain(weights)
         for one in weights:
             # Tensors may have been taken for those of a layer that they do not belong to.
             left = self.walked.left
             if left is not None and self.walk.outer(left)[0] == one.path:
                 fewer = [other for other in self.weights if other is not one]
-                walked = self._explain(fewer)
+                walk, walked = self._explain(fewer)
                 if walked.left is None or self._place(walked.left) > self._place(left):
-                    self.weights, self.walked = fewer, walked
-        self._use(self.weights)
+                    self.weights, self.walk, self.walked = fewer, walk, walked
 
-    def _use(self, weights: Sequence[WrongWeights]) -> None:
-        """Let the reference compute with the port's own weights."""
-        for run in self.runs:
-            run.weights = {key: own for one in weights for key, own in one.weights.items()}
-
-    def _explain(self, weights: Sequence[WrongWeights]) -> Walked:
-        self._use(weights)
-        return self.walk.explain()
+    def _explain(self, weights: Sequence[WrongWeights]) -> tuple[Walk, Walked]:
+        """Walk beside a reference that computes with the port's own weights."""
+        walk = Walk(with_weights(self.spec, weights), self.runs)
+        return walk, walk.explain()
 
     def _place(self, key: Key) -> int:
         return self.walk.nodes.index(key) if key in self.walk.nodes else -1
@@ -240,7 +235,7 @@ class _Findings:
         some = [finding for finding, matters in of_weights if matters]
         if not some and not wiring:  # they show together alone
             some = [finding for finding, _ in of_weights]
-        places = {path: number for number, path in enumerate(self.walk.layers)}
+        places = {path: number for number, (path, _) in enumerate(self.walk.exact.results)}
         once: dict[tuple[str, str, str], PortFinding] = {}
         for one in (*some, *wiring):
             once.setdefault((one.layer, one.kind, one.words), one)  # of both halves, too
@@ -251,7 +246,7 @@ class _Findings:
         key = next((one for one in self.walk.nodes if one[0] == weights.path), self.walk.nodes[0])
         where, matters = "", False
         for run in self.runs:
-            wrong, right = run.record({}, weights.weights), run.exact
+            wrong, right = run.record(with_weights(self.spec, [weights]), {}), run.exact
             pairs = zip(wrong.trace.outputs, right.trace.outputs, strict=True)
             matters = matters or not all(same(*pair, None, run.run.tolerance) for pair in pairs)
             where = where or self._differs(key, right.results[key][0], wrong.results[key][0])
@@ -276,19 +271,18 @@ class _Findings:
                 masks = [one for one in leaves(usual[1]) if one is not None]
                 is_padded = any(not np.all(one) for one in masks)
                 if apart or (is_padded and differ(usual, result)):
-                    rows.append(run.name)
-            shown = "" if self.runs[0].name in rows else ", ".join(dict.fromkeys(rows))
+                    rows.append(run.batch.name)
+            shown = "" if self.runs[0].batch.name in rows else ", ".join(dict.fromkeys(rows))
             yield PortFinding(name[0][0], kind, words, where, rows=shown)
 
     def _half(self, key: Key) -> str:
         """Return the direction of a half's call, "" for other calls."""
-        return key[0].removeprefix(self.walk.outer(key)[0]).strip("/").removesuffix("_layer")
+        is_half = self.walk.outer(key) != key
+        return key[0].rpartition("/")[2].removesuffix("_layer") if is_half else ""
 
     def _differs(self, key: Key, usual: Any, result: Any) -> str:
         right, actual = (np.asarray(next(leaves(x)), np.float64) for x in (usual, result))
-        layer = self.walk.layers[self.walk.outer(key)[0]]
-        half = layer.parts[key[0].rpartition("/")[2]] if self._half(key) else layer
-        return locate_first(right, actual, half)
+        return locate_first(right, actual, self.walk.exact.calls[key].layer)
 
     def _returned(self) -> PortFinding:
         """Tell that what the port returns is not what it computed for the model's last layers."""
@@ -310,7 +304,7 @@ class _Findings:
         if key == OUTPUTS:
             return self._returned()
         path, half = self.walk.outer(key)[0], self._half(key)
-        before = [printable(one) for one in self.walk.right_before(key)]
+        before = [printable(one) for one, _ in self.walk.sources[self.walk.outer(key)]]
         inputs = f"right up to {', '.join(before)}; " if before else ""
         guess = self.walked.guess
         how = ", no usual mistake explains how" if guess is None else f"; perhaps {guess.words}"
@@ -320,10 +314,10 @@ class _Findings:
             if key in one.results and not run.has(key, one.results[key][0]):
                 right = np.asarray(next(leaves(one.results[key][0])), np.float64)
                 near = run.run.nearest(right)
-                layer = self.walk.layers[path]
+                layer = self.walk.exact.calls[self.walk.outer(key)].layer
                 where = "" if near is None else locate_first(right, near, layer)
                 return PortFinding(
-                    path, "unexplained", words, where, rows=run.name if number else ""
+                    path, "unexplained", words, where, rows=run.batch.name if number else ""
                 )
         return PortFinding(path, "unexplained", words)
 
@@ -344,7 +338,7 @@ def _masked_step_notes(
         right = run.exact.trace.outputs
         for number, pair in enumerate(zip(run.run.outputs, right, strict=False)):
             if not same(*pair, None, run.run.tolerance):
-                rows.setdefault(number + 1, []).append(run.name)
+                rows.setdefault(number + 1, []).append(run.batch.name)
     for number, names in rows.items():
         shown = ", ".join(dict.fromkeys(filter(None, names)))
         words = f"at masked steps, which do not count, output {number} differs from Keras'"

@@ -16,14 +16,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.porting.call_graph import direct_sources, later_calls, place_of
 from keras2torch_birnn.porting.checked_run import CheckedRun, Traced, same
 from keras2torch_birnn.porting.layer_call import Apply, Key, LayerCall, Rewrite
 from keras2torch_birnn.porting.observing import FAILURES, PortRun
 from keras2torch_birnn.porting.rewrites import USING_MASKS, rewrites_of
 from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.spec import ModelSpec, Structure, leaves
-from keras2torch_birnn.verification.layer_check import calls_of
 
 # Results that are known of calls, for each run
 Forced: TypeAlias = tuple[Mapping[Key, Result], ...]
@@ -71,10 +69,14 @@ class Walk:
     """A walk through a model's calls beside several runs of its port."""
 
     def __init__(self, spec: ModelSpec, runs: Sequence[CheckedRun]):
-        self.spec, self.runs = spec, runs
-        self.sources = direct_sources(spec.graph, "")
-        self.later = later_calls(self.sources)
-        self.layers = dict(calls_of(spec.root, ""))
+        self.spec, self.runs, self.exact = spec, runs, runs[0].exact
+        self.sources = self.exact.sources
+        # The calls that each call is computed from, however many calls before it
+        self.before: dict[Key, set[Key]] = {}
+        for key, read in self.sources.items():
+            inner = [one for one in self.before if f"{one[0]}/".startswith(f"{key[0]}/")]
+            near = {*read, *inner}
+            self.before[key] = near.union(*(self.before[one] for one in near))
 
     def explain(self) -> Walked:
         """Walk as far as the port's values are explained."""
@@ -110,7 +112,7 @@ class Walk:
 
     def record(self, forced: Forced) -> list[Traced]:
         """Run the reference beside every run, with what is known of calls."""
-        return [run.record(own) for run, own in zip(self.runs, forced, strict=True)]
+        return [run.record(self.spec, own) for run, own in zip(self.runs, forced, strict=True)]
 
     def _explained(self, traced: Sequence[Traced]) -> bool:
         pairs = zip(self.runs, traced, strict=True)
@@ -138,24 +140,23 @@ class Walk:
     @cached_property
     def nodes(self) -> list[Key]:
         """The calls that are looked at, in their order: each layer's, before it its two halves."""
-        found: list[Key] = []
-        for key, (output, _) in self.runs[0].exact.results.items():
-            if not np.issubdtype(np.asarray(next(leaves(output))).dtype, np.floating):
-                continue  # a mask, or ids, which a port may have in other forms
-            layer = self.layers.get(self.outer(key)[0])
-            is_half = key != self.outer(key)
-            is_layer = layer is not None and layer.class_name == key[1] != "InputLayer"
-            if is_half or is_layer:
-                found.append(key)
-        return found
+        results, paths = self.exact.results, self.exact.trace.layers
+        outermost = dict(
+            results.keys()
+        )  # path -> class: that of a wrapper, whose layer has its path
+        return [
+            key
+            for key, (output, _) in results.items()
+            if outermost[key[0]] == key[1] != "InputLayer"
+            and (key[0] in paths or self.outer(key) != key)
+            # not a mask, or ids, which a port may have in other forms
+            and np.issubdtype(np.asarray(next(leaves(output))).dtype, np.floating)
+        ]
 
     def outer(self, key: Key) -> Key:
         """Return the call of the layer that the user sees: for a half that of Bidirectional."""
-        outer, _, part = key[0].rpartition("/")
-        layer = self.layers.get(outer)
-        if layer is not None and layer.class_name == "Bidirectional" and part in layer.parts:
-            return outer, "Bidirectional"
-        return key
+        whole = key[0].rpartition("/")[0], "Bidirectional"
+        return whole if whole in self.exact.results else key
 
     def seen(self, key: Key, traced: Sequence[Traced]) -> bool:
         """Tell whether the port computed a call's output in every run."""
@@ -164,7 +165,7 @@ class Walk:
 
     def seen_in(self, run: PortRun) -> list[Key]:
         """Return the calls whose right values another run of the port has, on the same inputs."""
-        other, results = replace(self.runs[0], run=run), self.runs[0].exact.results
+        other, results = replace(self.runs[0], run=run), self.exact.results
         return [key for key in self.nodes if other.has(key, results[key][0])]
 
     def first_lost_in(self, run: PortRun) -> str:
@@ -175,13 +176,7 @@ class Walk:
 
     def behind(self, key: Key) -> list[Key]:
         """Return the calls that are computed from a call's output."""
-        path = self.outer(key)[0]
-        later = self.later.get(path, set())
-        return [
-            one
-            for one in self.nodes
-            if self.outer(one)[0] in later or (one[0] == path and one[0] != key[0])
-        ]
+        return [one for one in self.nodes if key in self.before[one]]
 
     def first_wrong(self, traced: Sequence[Traced], forced: Forced) -> Key | None:
         """Return the first call that the port did not compute, nor anything behind it."""
@@ -196,12 +191,8 @@ class Walk:
         """Tell whether the port has what is computed from a call; of several outputs, from all."""
         if not isinstance(traced[0].results[key][0], tuple):
             return any(self.seen(one, traced) for one in self.behind(key))
-        readers = [one for one in self.behind(key) if key[0] in self.sources.get(one[0], ())]
+        readers = [one for one in self.behind(key) if key in self.sources[one]]
         return bool(readers) and all(self.seen(one, traced) for one in readers)
-
-    def right_before(self, key: Key) -> list[str]:
-        """Return the calls whose outputs a call reads."""
-        return [one for one in self.sources.get(self.outer(key)[0], ()) if one in self.later]
 
     # ---- rewriting -------------------------------------------------------------------------------
 
@@ -255,14 +246,15 @@ class Walk:
         """
         behind = [key for key in self.behind(option.key) if key in unseen]
         kept = [key for key in self.behind(option.key) if key not in unseen]
-        readers = [key for key in behind if option.key[0] in self.sources.get(key[0], ())]
+        reading = [key for key in behind if option.key in self.sources[key]]
+        readers = [key for key in reading if key == self.outer(key)]
         if option.key not in unseen and len(readers) > 1:  # changed on the way to all of them
             kept += readers
         outputs = True
         runs = zip(self.runs, option.added_to(forced), option.results, strict=True)
         for run, own, (output, _) in runs:
             try:
-                traced = run.record(own)
+                traced = run.record(self.spec, own)
             except FAILURES:
                 return 0
             if not all(run.has(key, traced.results[key][0]) for key in kept):
@@ -289,18 +281,17 @@ class Walk:
             return [key for key in self.nodes if self.outer(key)[0] in ends][::-1], [], []
         whole = self.outer(wrong)
         own = [key for key in self.nodes if self.outer(key) == whole][::-1]
-        before = [key for key in self.nodes if key[0] in self.sources.get(whole[0], ())]
+        before = [key for key in self.nodes if key in self.sources[whole]]
         return own, before, [key for key in self.behind(whole) if key not in own]
 
     def _givers(self, wrong: Key | None) -> list[Key]:
         """Return the calls through which a call gets its masks, that which makes them first."""
-        found = [*self.sources.get(self.outer(wrong)[0], ())] if wrong else []
-        for path in found:  # grows meanwhile
-            masks = self.runs[0].exact.trace.masks.get(path)
-            is_masked = any(mask is not None for mask in leaves(masks))
-            if is_masked and self.layers[path].class_name not in USING_MASKS:
-                found += [one for one in self.sources.get(path, ()) if one not in found]
-        return [key for key in self.nodes if key[0] in found]
+        found = [*self.sources[self.outer(wrong)]] if wrong else []
+        for key in found:  # grows meanwhile
+            is_masked = any(mask is not None for mask in leaves(self.exact.results[key][1]))
+            if is_masked and key[1] not in USING_MASKS:
+                found += [one for one in self.sources[key] if one not in found]
+        return [key for key in self.nodes if key in found]
 
     def _options(
         self,
@@ -319,19 +310,26 @@ class Walk:
             if key not in traced[0].calls:
                 continue
             usual = tuple(one.results[key] for one in traced)
-            halves = [half for half in forced[0] if half != key and self.outer(half) == key]
+            halves = {
+                half: (self.exact.calls[half].context.place, half[1])
+                for half in forced[0]
+                if half != key == self.outer(half)
+            }
             is_half = self.outer(key) != key
             alike = {
-                path: layer
-                for path, layer in self.layers.items()
-                if layer.class_name == key[1] and path != key[0]
+                one[0]: self.exact.calls[one].layer
+                for one in self.nodes
+                if one[1] == key[1] and key != one == self.outer(one)
             }
             for rewrite in rewrites_of(traced[0].calls[key], alike, is_half=is_half):
                 if kinds and rewrite.kind not in kinds:
                     continue
                 results: list[Result] = []
                 for run, one, own in zip(self.runs, traced, forced, strict=True):
-                    known = {(place_of(half[0]), half[1]): own[half] for half in halves}
+                    known = {
+                        (self.exact.calls[half].context.place, half[1]): own[half]
+                        for half in halves
+                    }
                     result = _attempt(rewrite, one.calls[key], known)
                     if result is None or (is_seen and not run.has(key, result[0], in_place=False)):
                         break
@@ -344,14 +342,14 @@ class Walk:
     def _own_padding(self, wrong: Key, traced: Sequence[Traced]) -> tuple[Explained, ...]:
         """Return what a call reads with the port's own values where a mask leaves steps out."""
         found = []
-        reader = self.outer(wrong)[0]
-        for key in (one for one in self.nodes if one[0] in self.sources.get(reader, ())):
+        reader = self.outer(wrong)
+        for key in (one for one in self.nodes if one in self.sources[reader]):
             usual = tuple(one.results[key] for one in traced if key in one.results)
             pairs = zip(self.runs, usual, strict=False)
             results = tuple(run.as_padded(key, result) for run, result in pairs)
             if any(map(differ, results, usual)):
                 words = "it has other values than Keras at steps that a mask leaves out, and "
-                words += f"{printable(reader)} reads them"
+                words += f"{printable(reader[0])} reads them"
                 rewrite = Rewrite("masked steps", words, LayerCall.run)
                 found.append(Explained(key, rewrite, usual, results))
         return tuple(found)

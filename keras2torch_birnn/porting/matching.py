@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 
 import numpy as np
@@ -19,10 +19,10 @@ from keras2torch_birnn.porting.gates import (
     torch_order,
     written,
 )
-from keras2torch_birnn.porting.layer_call import Key, Weights
+from keras2torch_birnn.porting.layer_call import Weights
 from keras2torch_birnn.porting.right_tensors import Leaf
 from keras2torch_birnn.rnn.parameters import reorder
-from keras2torch_birnn.spec import Array
+from keras2torch_birnn.spec import Array, LayerPath, LayerSpec, ModelSpec
 
 # Values that were rounded on the way, to float32 at most once or twice, are the same.
 _SAME = 1e-6
@@ -344,14 +344,14 @@ def _effective(unit: Unit, leaf: Leaf) -> dict[str, Array]:
 class WrongWeights:
     """Weights of a layer that the port has otherwise than the file, of both directions if alike.
 
-    ``weights``: Keras' own, made from the port's tensors, by the layer's key; ``tensors``: the
-    port's tensors in words.
+    ``weights``: Keras' own, made from the port's tensors, by the path of the layer; ``tensors``:
+    the port's tensors in words.
     """
 
     path: str
     kind: str
     words: str
-    weights: Mapping[Key, Weights]
+    weights: Mapping[LayerPath, Weights]
     tensors: tuple[str, ...]
 
 
@@ -366,7 +366,7 @@ def wrong_weights(matches: Sequence[Match]) -> list[WrongWeights]:
             continue
         values = _effective(match.unit, match.leaf)
         own = match.leaf.with_tensors({role: values[role] for role in wrong})
-        weights: dict[Key, Weights] = {match.leaf.key: own}
+        weights: dict[LayerPath, Weights] = {match.leaf.layer.path: own}
         named = tuple(
             f"{printable(_named(match.unit, role))}: {one.words}" for role, one in wrong.items()
         )
@@ -376,6 +376,17 @@ def wrong_weights(matches: Sequence[Match]) -> list[WrongWeights]:
             weights, named = weights | dict(other.weights), (*other.tensors, *named)
         found[key] = WrongWeights(*key[:1], f"weights: {kind}", key[1], weights, named)
     return list(found.values())
+
+
+def with_weights(spec: ModelSpec, wrong: Sequence[WrongWeights]) -> ModelSpec:
+    """Return a model with the port's own weights."""
+    own = {path: weights for one in wrong for path, weights in one.weights.items()}
+
+    def change(_: str, layer: LayerSpec) -> LayerSpec:
+        weights = {**layer.weights, **own.get(layer.path, {})}
+        return replace(layer.map_inner(change), weights=weights)
+
+    return replace(spec, root=change("", spec.root))
 
 
 def _tell(wrong: Mapping[str, Difference], match: Match) -> str:

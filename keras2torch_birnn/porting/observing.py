@@ -1,4 +1,4 @@
-"""Run a port and note every tensor that it computes, with the module in which it was computed.
+"""Run a port and note every tensor that it computes.
 
 All of them are kept: a port may do in one line what Keras does in a layer, and only the values
 tell which tensor is which layer's output.
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property, partial
 from itertools import chain, permutations
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
 from keras2torch_birnn.porting.used_tensors import Sources, memory_of
@@ -51,23 +52,14 @@ FAILURES = (
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A tensor that the port computed: its values, and the path of the module that did."""
-
-    values: Array
-    module: str
-
-
-@dataclass(frozen=True)
 class Drawn:
-    """A function that draws random numbers, or a half precision, and the module in which it is.
+    """A function that draws random numbers, or a half precision.
 
     ``given``: what the function was given: of a dropout, what it leaves values out of.
     """
 
     name: str
-    module: str
-    given: tuple[Seen, ...] = ()
+    given: tuple[Array, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,7 @@ class PortRun:
     """
 
     outputs: tuple[Array, ...]
-    seen: tuple[Seen, ...]
+    seen: tuple[Array, ...]
     tolerance: float
     drawn: tuple[Drawn, ...] = ()
 
@@ -98,49 +90,44 @@ class PortRun:
         kept = keep_valid(with_marked_nan(values), valid)
         if (kept == _NAN).all() or not np.isfinite(kept).all():
             return None
-        found = (
-            _find_equal(one.values, kept, valid, self.tolerance)
-            for one in reversed(self._with_largest_of(kept))
-        )
-        return next((one for one in found if one is not None), None)
+        limit = self.tolerance * (1 + float(np.abs(kept).max(initial=0.0)))
+        for there in reversed(self._with_largest_of(kept, limit)):
+            for moved in _in_every_order(there, kept.shape):
+                if np.abs(keep_valid(moved, valid) - kept).max(initial=0.0) <= limit:
+                    return moved
+        return None
 
     def nearest(self, values: Array) -> Array | None:
         """Return the computed tensor of this size that is nearest, in the axes of ``values``."""
-        found: list[tuple[float, Array]] = []
-        for one in self._of_size(values.size):
-            for axes, back in _orders_of(values.ndim):
-                there = one.values.reshape([values.shape[axis] for axis in axes]).transpose(back)
-                found.append((float(np.mean(np.abs(there - values) <= self.tolerance)), there))
-        if not found:
+        some = self._by_size.get(values.size, ())
+        every = [moved for there in some for moved in _in_every_order(there, values.shape)]
+        if not every:
             return None
-        _, best = max(found, key=lambda one: one[0])
+        best = max(every, key=lambda one: np.mean(np.abs(one - values) <= self.tolerance))
         return np.where(best == _NAN, np.nan, best)
 
-    def _of_size(self, size: int) -> Sequence[Seen]:
-        return self._by_size.get(size, ())
-
-    def _with_largest_of(self, kept: Array) -> list[Seen]:
+    def _with_largest_of(self, kept: Array, limit: float) -> list[Array]:
         """Return the tensors of this size that have the largest of these values anywhere."""
-        some = self._of_size(kept.size)
-        if not some:
+        some = self._by_size.get(kept.size)
+        if some is None or not kept.size:
             return []
-        if kept.size not in self._flat:
-            self._flat[kept.size] = np.stack([one.values.reshape(-1) for one in some])
-        largest = kept.flat[np.abs(kept).argmax()]
-        near = np.abs(self._flat[kept.size] - largest) <= _limit(kept, self.tolerance)
-        return [one for one, found in zip(some, near.any(axis=1), strict=True) if found]
+        near = np.abs(some - kept.flat[np.abs(kept).argmax()]) <= limit
+        return list(some[near.any(axis=1)])
 
     @cached_property
-    def _by_size(self) -> Mapping[int, Sequence[Seen]]:
-        found: dict[int, list[Seen]] = {}
+    def _by_size(self) -> Mapping[int, Array]:
+        """All tensors of a size, flat, as rows of one array."""
+        found: dict[int, list[Array]] = {}
         for one in self.seen:
-            found.setdefault(one.values.size, []).append(one)
-        return found
+            found.setdefault(one.size, []).append(one.reshape(-1))
+        return {size: np.stack(some) for size, some in found.items()}
 
-    @cached_property
-    def _flat(self) -> dict[int, Array]:
-        """All tensors of a size as rows of one array, as far as they were asked for."""
-        return {}
+
+def _in_every_order(flat: Array, shape: Sequence[int]) -> Iterator[Array]:
+    """Yield a flat tensor in a shape, as if its axes had been in any order."""
+    for axes in permutations(range(len(shape))):
+        moved = flat.reshape([shape[axis] for axis in axes])
+        yield moved.transpose([axes.index(axis) for axis in range(len(shape))])
 
 
 def with_marked_nan(values: Array) -> Array:
@@ -159,44 +146,13 @@ def keep_valid(values: Array, valid: Array | None) -> Array:
     return kept
 
 
-def _limit(values: Array, tolerance: float) -> float:
-    return tolerance * (1 + float(np.abs(values).max(initial=0.0)))
-
-
-def _find_equal(there: Array, kept: Array, valid: Array | None, tolerance: float) -> Array | None:
-    """Return a tensor in the order of axes in which it has these values; None if in none."""
-    masked = valid is not None and kept.shape[:2] == valid.shape
-    flat = there.reshape(-1)
-    limit = _limit(kept, tolerance)
-    if not masked:
-        if abs(float(flat.sum()) - float(kept.sum())) > limit * (kept.size + 1):
-            return None
-    # The largest value tells most orders of axes from the right one; of zeros it may not count.
-    place = np.unravel_index(np.abs(kept).argmax(), kept.shape) if kept.any() else None
-    for axes, back in _orders_of(kept.ndim):
-        moved = flat.reshape([kept.shape[axis] for axis in axes]).transpose(back)
-        if place is not None and not abs(moved[place] - kept[place]) <= limit:
-            continue
-        counted = keep_valid(moved, valid) if masked else moved
-        if np.abs(counted - kept).max(initial=0.0) <= limit:
-            return moved
-    return None
-
-
-@cache
-def _orders_of(count: int) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
-    """Return every order of so many axes, and the order that undoes it."""
-    return tuple(
-        (axes, tuple(axes.index(axis) for axis in range(count)))
-        for axes in permutations(range(count))
-    )
-
-
 # Functions that add up, and numbers so large that float32 loses what is added to them.
 _SUMS = re.compile(r"_*[ir]?(add|sub)(mm|bmm)?_*")
 _LARGE = 1e8
 # Names of functions that change their first argument.
 _IN_PLACE = re.compile(r"[^_].*[^_]_|__i.*__|__setitem__")
+# Functions by which nn.LSTM, nn.GRU and nn.RNN compute all of their layers at once.
+_RECURRENT = frozenset(("lstm", "gru", "rnn_tanh", "rnn_relu"))
 
 
 class _Recorder(TorchFunctionMode):
@@ -206,17 +162,12 @@ class _Recorder(TorchFunctionMode):
     precision stays in ``dtype``. float32 always becomes float64 where that is ``dtype``.
     """
 
-    def __init__(
-        self, places: list[str], sources: Sources, dtype: torch.dtype, *, settled: bool
-    ) -> None:
+    def __init__(self, sources: Sources, dtype: torch.dtype, *, settled: bool) -> None:
         super().__init__()
-        self.places, self.dtype = places, dtype
-        self.settled = settled
-        self.sources = sources
-        self.aside = False
+        self.sources, self.dtype, self.settled = sources, dtype, settled
         self.drawn: list[Drawn] = []
-        self.kept: list[tuple[int, Seen]] = []
-        self.later: list[tuple[Tensor, int, str]] = []
+        self.kept: list[tuple[int, Array]] = []
+        self.later: list[tuple[Tensor, int]] = []
         self.known: set[tuple[Any, ...]] = set()
         self.room = _ROOM
 
@@ -229,19 +180,19 @@ class _Recorder(TorchFunctionMode):
         given = list(_tensors((args, kwargs)))
         if widens:
             args, kwargs = fx.node.map_aggregate((tuple(args), kwargs or {}), _widen)
-        result = func(*args, **(kwargs or {}))
+        run = partial(self._layer_by_layer, func) if name in _RECURRENT else func
+        result = run(*args, **(kwargs or {}))
         if name in DROPOUTS or name in _DRAWN:
             result = self._settle(name, result, (*args, *(kwargs or {}).values()))
         elif isinstance(result, Tensor) and result.dtype in HALVES:
-            result = self._in_precision(result, args)
+            self.drawn.append(Drawn(HALVES[result.dtype]))
+            result = self._before_rounding(result, args) if self.settled else result
         elif widens and isinstance(result, Tensor) and result.dtype is torch.float32:
             result = self._before_rounding(result, args)
         if self.dtype is torch.float64 and _SUMS.fullmatch(name) and isinstance(result, Tensor):
             result = self._as_in_float32(result, in_place=not widens)
         found = [*_tensors(result), *given[:in_place]]
         self.sources.note(name, given, found)
-        if self.aside:
-            self.sources.end_at(found)
         for tensor in _tensors(result):
             self.keep(tensor)
         return result
@@ -258,29 +209,47 @@ class _Recorder(TorchFunctionMode):
 
     def _settle(self, name: str, result: Any, arguments: Sequence[Any]) -> Any:
         """Note a function that drew random numbers; return what stands for its result."""
-        if name in DROPOUTS and any(result is one or _are_equal(result, one) for one in arguments):
+        tensors = list(_tensors(arguments))
+        if name in DROPOUTS and any(result is x or torch.equal(result, x) for x in tensors):
             return result  # it is not active
-        module = self.places[-1] if self.places else ""
-        given = [Seen(_to_array(one), module) for one in _tensors(arguments)]
-        self.drawn.append(Drawn(name, module, tuple(given)))
+        self.drawn.append(Drawn(name, tuple(map(_to_array, tensors))))
         if not self.settled:
             return result
         if name in DROPOUTS:
-            return next(one for one in arguments if isinstance(one, Tensor))
+            return tensors[0]
         return result.zero_() if name.endswith("_") else torch.zeros_like(result)
-
-    def _in_precision(self, result: Tensor, arguments: Sequence[Any]) -> Tensor:
-        """Note a result in half precision; return what stands for it: what was rounded to it."""
-        self.drawn.append(Drawn(HALVES[result.dtype], self.places[-1] if self.places else ""))
-        if not self.settled:
-            return result
-        return self._before_rounding(result, arguments)
 
     def _before_rounding(self, result: Tensor, arguments: Sequence[Any]) -> Tensor:
         """Return what a function rounded, its first argument, or else its result, in ``dtype``."""
         source = arguments[0] if arguments and isinstance(arguments[0], Tensor) else result
         same = source.dtype == self.dtype and source.shape == result.shape
         return source if same else result.to(self.dtype)
+
+    def _layer_by_layer(self, func: Any, *args: Any) -> tuple[Tensor, ...]:
+        """Run layers that torch computes at once one after another; keep each, and its halves."""
+        at = next(place for place, one in enumerate(args) if isinstance(one, list))
+        x, *sizes = args[: at - 1]
+        start, weights, has_bias, count, dropout, training, both, *rest = args[at - 1 :]
+        ways, own = 1 + both, len(weights) // count
+        ends: list[Sequence[Tensor]] = []
+        for number in range(count):
+            part = slice(number * ways, (number + 1) * ways)
+            states = map_structure(lambda state, part=part: state[part], start)
+            some = weights[number * own : (number + 1) * own]
+            before, options = x, (has_bias, 1, dropout, training, both)
+            x, *states = func(x, *sizes, states, some, *options, *rest)
+            ends.append(states)
+            rows = [x]
+            if sizes:  # packed
+                padded, lengths = pad_packed_sequence(PackedSequence(x, *sizes), batch_first=True)
+                rows = [padded, *(row[:size] for row, size in zip(padded, lengths, strict=True))]
+            rows += [half for row in rows for half in row.chunk(ways, dim=-1)]
+            self.sources.note("", [before, *rows], [x, *states])
+            for tensor in (*rows, *chain(*states)):
+                self.keep(tensor)
+        joined = [*map(torch.cat, zip(*ends, strict=True))]
+        self.sources.note("", chain(*ends), joined)
+        return x, *joined
 
     def keep(self, tensor: Tensor) -> None:
         """Keep the values of a tensor now; look again at the end if it may be changed in place."""
@@ -291,35 +260,22 @@ class _Recorder(TorchFunctionMode):
             return
         self.known.add(key)
         self.room -= tensor.numel() * 8
-        place = self.places[-1] if self.places else ""
-        self.kept.append((memory_of(tensor), Seen(with_marked_nan(_to_array(tensor)), place)))
-        self.later.append((tensor, _version_of(tensor), place))  # also keeps its memory its own
+        self.kept.append((memory_of(tensor), with_marked_nan(_to_array(tensor))))
+        self.later.append((tensor, _version_of(tensor)))  # also keeps its memory its own
 
-    def finish(self, outputs: Iterator[Tensor]) -> list[Seen]:
+    def finish(self, outputs: Iterator[Tensor]) -> tuple[Array, ...]:
         """Return what the outputs were computed from, and the last values of what was filled."""
-        for tensor, version, place in self.later:
+        for tensor, version in self.later:
             if _version_of(tensor) != version:
-                values = with_marked_nan(_to_array(tensor))
-                self.kept.append((memory_of(tensor), Seen(values, place)))
+                self.kept.append((memory_of(tensor), with_marked_nan(_to_array(tensor))))
         self.sources.end_at(outputs)
         used = self.sources.used()
-        self.later.clear()
-        return [seen for memory, seen in self.kept if used is None or memory in used]
-
-
-def _constants(port: nn.Module) -> Iterator[Tensor]:
-    """Yield the tensors that a port keeps: as parameters, as buffers, or in attributes."""
-    for module in port.modules():
-        yield from _tensors((module._parameters, module._buffers, vars(module)))
+        return tuple(seen for memory, seen in self.kept if used is None or memory in used)
 
 
 def _widen(value: Any) -> Any:
     is_narrow = isinstance(value, Tensor) and value.dtype is torch.float32
     return value.double() if is_narrow else value
-
-
-def _are_equal(first: Any, second: Any) -> bool:
-    return isinstance(first, Tensor) and isinstance(second, Tensor) and torch.equal(first, second)
 
 
 def _to_array(tensor: Tensor) -> Array:
@@ -336,81 +292,6 @@ def _tensors(result: Any) -> Iterator[Tensor]:
     elif isinstance(result, tuple | list):
         for value in result:
             yield from _tensors(value)
-
-
-@contextmanager
-def _naming_modules(port: nn.Module, places: list[str]) -> Iterator[None]:
-    """Keep the path of the module that runs at the end of ``places``."""
-
-    def entering(path: str) -> Any:
-        return lambda *_: places.append(path)
-
-    def leaving(*_: Any) -> None:
-        places.pop()
-
-    with ExitStack() as hooks:
-        for path, module in port.named_modules():
-            if not isinstance(module, torch.jit.ScriptModule):  # it takes no such hooks
-                hooks.enter_context(module.register_forward_pre_hook(entering(path)))
-                hooks.enter_context(module.register_forward_hook(leaving))
-        yield
-
-
-@contextmanager
-def _layer_by_layer(port: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """Let what a module of several recurrent layers computes in between be seen, too."""
-
-    def run(module: nn.RNNBase, args: tuple[Any, ...], _: Any) -> None:
-        recorder.aside = True
-        _run_layers(module, args)
-        recorder.aside = False
-
-    def split(module: nn.RNNBase, _: Any, result: tuple[Any, ...]) -> None:
-        output, states = result[0], [part for one in _tensors(result[1]) for part in one[-2:]]
-        if isinstance(output, nn.utils.rnn.PackedSequence):
-            recorder.aside = True
-            output, _ = nn.utils.rnn.pad_packed_sequence(output, module.batch_first)
-            recorder.aside = False
-        for part in (*output.chunk(2, dim=-1), *states):
-            recorder.keep(part)
-
-    with ExitStack() as hooks:
-        for module in port.modules():
-            if isinstance(module, nn.RNNBase) and module.num_layers > 1:
-                hooks.enter_context(module.register_forward_hook(run))
-            if isinstance(module, nn.RNNBase) and module.bidirectional:
-                hooks.enter_context(module.register_forward_hook(split))
-        yield
-
-
-def _run_layers(module: nn.RNNBase, args: tuple[Any, ...]) -> None:
-    """Run all layers but the last, one by one, on what the module was given."""
-    x = args[0]
-    states = args[1] if len(args) > 1 else None
-    ways = 2 if module.bidirectional else 1
-    for number in range(module.num_layers - 1):
-        own = slice(number * ways, (number + 1) * ways)
-        layer = _make_layer(module, module.all_weights[own])
-        start = map_structure(lambda s, own=own: s[own], states) if states is not None else None
-        x, _ = layer(x, start)
-        if isinstance(x, nn.utils.rnn.PackedSequence):
-            nn.utils.rnn.pad_packed_sequence(x, module.batch_first)
-
-
-def _make_layer(module: nn.RNNBase, weights: Sequence[Sequence[Tensor]]) -> nn.RNNBase:
-    """Make a module of one layer with these weights of another one, of each direction."""
-    kind: Any = type(module)
-    layer: nn.RNNBase = kind(
-        weights[0][0].shape[1],
-        module.hidden_size,
-        bias=module.bias,
-        batch_first=module.batch_first,
-        bidirectional=module.bidirectional,
-        **({"nonlinearity": module.nonlinearity} if module.mode.startswith("RNN") else {}),
-    ).to(weights[0][0].dtype)
-    for parameter, values in zip(layer.parameters(), chain(*weights), strict=True):
-        parameter.data = values.data
-    return layer
 
 
 @contextmanager
@@ -440,21 +321,16 @@ def observe(
     Raises:
         any of FAILURES: the port does.
     """
-    places: list[str] = []
     given = [_to_tensor(x, dtype) for x in arguments]
-    recorder = _Recorder(places, Sources(given, _constants(port)), dtype, settled=settled)
-    with (
-        torch.no_grad(),
-        _default_dtype(dtype),
-        _naming_modules(port, places),
-        _layer_by_layer(port, recorder),
-    ):
+    constants = _tensors([(m._parameters, m._buffers, vars(m)) for m in port.modules()])
+    recorder = _Recorder(Sources(given, constants), dtype, settled=settled)
+    with torch.no_grad(), _default_dtype(dtype):
         for tensor in given:
             recorder.keep(tensor)
         with recorder:
             result = port(*given)
-        outputs = tuple(_to_array(tensor) for tensor in _tensors(result))
-        seen = tuple(recorder.finish(_tensors(result)))
+        outputs = tuple(map(_to_array, _tensors(result)))
+        seen = recorder.finish(_tensors(result))
         return PortRun(outputs, seen, tolerance, tuple(recorder.drawn))
 
 

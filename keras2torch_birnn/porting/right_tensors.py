@@ -14,7 +14,6 @@ from torch import Tensor
 
 from keras2torch_birnn.layers.origins import Copies, find_origins
 from keras2torch_birnn.layers.registry import convert_layer
-from keras2torch_birnn.porting.call_graph import place_of
 from keras2torch_birnn.porting.layer_call import Key
 from keras2torch_birnn.schema.training_rules import with_training_rules
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
@@ -59,7 +58,7 @@ def find_leaves(spec: ModelSpec) -> tuple[Leaf, ...]:
     root = with_training_rules(spec.root, spec.generation)
     found: dict[Key, Leaf] = {}
     for path, layer in calls_of(root, ""):
-        place = place_of(path)
+        place = "/".join(part.partition("#")[0] for part in path.split("/"))
         for key, inner in _inner_layers(place, layer):
             if key not in found and inner.weights:
                 leaf = _make_leaf(place, key, inner)
