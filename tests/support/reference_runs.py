@@ -10,10 +10,6 @@ from specs import KERAS3, recurrent_call
 from keras2torch_birnn.reference import Trace, compute
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec
 
-MASK = np.array(
-    [[True] * 7, [True, True, True, False, False, False, False], [False, True] * 3 + [False]]
-)
-
 
 def run(root: LayerSpec, *inputs: Array, generation: Generation = KERAS3, **more: Any) -> Trace:
     return compute(ModelSpec(root, generation), inputs, **more)
