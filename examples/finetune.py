@@ -104,7 +104,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def train(options: argparse.Namespace, device: torch.device, rank: int, processes: int) -> None:
     """Train from the last saved epoch to the last wanted one."""
     model, optimizer, compute_loss = read_model(options)
-    k2t.synchronize_batch_norm(model)  # all processes have one batch together
     model.to(device)
     optimizer.load_state_dict(optimizer.state_dict())  # moves it to the parameters' device
     state = options.out.with_name(f"{options.out.name}.state")

@@ -23,9 +23,6 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.exporting.exporter import export as export
     from keras2torch_birnn.freezing import freeze as freeze
     from keras2torch_birnn.inspection import inspect as inspect
-    from keras2torch_birnn.layers.normalization import (
-        synchronize_batch_norm as synchronize_batch_norm,
-    )
     from keras2torch_birnn.layers.registry import MaskFlow as MaskFlow
     from keras2torch_birnn.layers.running import reset_states as reset_states
     from keras2torch_birnn.porting.comparing import compare as compare
@@ -71,7 +68,6 @@ _NAMES = {
     "exporting.exporter": ("Exported", "export"),
     "freezing": ("freeze",),
     "inspection": ("inspect",),
-    "layers.normalization": ("synchronize_batch_norm",),
     "layers.registry": ("MaskFlow",),
     "porting.comparing": ("compare",),
     "porting.report": ("PortReport",),

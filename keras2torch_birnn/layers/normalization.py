@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.errors import UnsupportedOptionError, UsageError, check_module
+from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.registry import (
     ALONE,
     NONE,
@@ -40,11 +39,8 @@ class BatchNorm(nn.BatchNorm1d):
     It computes what torch's computes. In training the steps that are not masked count, and the
     moving variance follows the variance of the batch as it is. A batch of one row is a batch.
     ``axis``: of the channels in Keras' order, in which a mask comes. ``frozen``: it normalizes by
-    the moving averages in training, too. ``synchronized``: the rows of all processes are one batch,
-    see ``synchronize_batch_norm``; else each takes the moments of its own rows.
+    the moving averages in training, too. Of several processes each takes its own rows' moments.
     """
-
-    synchronized = False
 
     def __init__(
         self, features: int, *, axis: int, eps: float, momentum: float, frozen: bool = False
@@ -90,15 +86,9 @@ class BatchNorm(nn.BatchNorm1d):
         self, x: Tensor, axes: tuple[int, ...], mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Compute mean and variance of each channel; axes are kept."""
-        together = _sum_of_processes if self.synchronized and is_distributed() else _unchanged
         if mask is None:
             var, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
-            if together is _unchanged:
-                return mean, var
-            own = torch.full_like(mean, x.numel() // max(mean.numel(), 1))
-            count = together(own)
-            all_mean = together(mean * own) / count
-            return all_mean, together((var + (mean - all_mean).square()) * own) / count
+            return mean, var
         if mask.dim() != x.dim() - 1:
             raise UsageError(
                 f"BatchNormalization in training: a mask of {mask.dim()} axes for an input of "
@@ -107,10 +97,10 @@ class BatchNorm(nn.BatchNorm1d):
             )
         counts = mask.bool()[..., None].movedim(self.axis, 1)
         weights = counts.to(x.dtype).expand_as(x)
-        count = together(weights.sum(axes, keepdim=True)) + _KERAS_EPSILON
-        mean = together(torch.where(counts, x, 0.0).sum(axes, keepdim=True)) / count
+        count = weights.sum(axes, keepdim=True) + _KERAS_EPSILON
+        mean = torch.where(counts, x, 0.0).sum(axes, keepdim=True) / count
         squares = torch.where(counts, x - mean, 0.0).square().sum(axes, keepdim=True)
-        return mean, together(squares) / count
+        return mean, squares / count
 
     def _follow(self, mean: Tensor, var: Tensor) -> None:
         """Update the moving averages with the moments of a batch."""
@@ -129,44 +119,6 @@ class BatchNorm(nn.BatchNorm1d):
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Accept any rank."""
-
-
-def _sum_of_processes(x: Tensor) -> Tensor:
-    """Add up a tensor of every process; gradients are added up, too."""
-    from torch.distributed.nn import functional as differentiable  # not in every build of torch
-
-    all_reduce: Any = differentiable.all_reduce
-    total: Tensor = all_reduce(x)
-    return total
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
-
-
-def is_distributed() -> bool:
-    """Return whether this process is one of several that train together."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def synchronize_batch_norm(model: nn.Module) -> nn.Module:
-    """Let BatchNormalization take the rows of all processes as one batch, in training.
-
-    The model trains as it would in one process, with masks and on CPUs, too. ``nn.SyncBatchNorm``
-    follows torch's rules instead. All processes of the default group call the model, with a batch
-    each.
-
-    Args:
-        model: What ``convert`` or ``load`` returned, or any module that holds such models.
-
-    Returns:
-        The same model.
-    """
-    check_module(model)
-    for module in model.modules():
-        if isinstance(module, BatchNorm):
-            module.synchronized = True
-    return model
 
 
 def _channels(layer: LayerSpec) -> int:
