@@ -126,7 +126,7 @@ def train_exactly(case: Case, x: Array) -> Array:
 def list_models(real: Path | None) -> Iterator[Task]:
     """Yield whole models of 1, 8 and 32 rows."""
     found: list[tuple[Path, int, str | None]] = [
-        (find_fixture(name), 50, None) for name in ARCHITECTURES
+        (file, 50, config) for file, config in map(find_fixture, ARCHITECTURES)
     ]
     if real:
         found += [(real / name, steps, arch and str(real / arch)) for name, steps, arch in TRAINED]
@@ -140,10 +140,14 @@ def find_fixtures() -> Path:
     return Path(import_module("fixture_archives").unpacked())
 
 
-def find_fixture(name: str) -> Path:
-    """Return the file of a fixture of Keras 3."""
-    files = (find_fixtures() / "keras-3.15.1" / f"{name}{suffix}" for suffix in (".keras", ".h5"))
-    return next(file for file in files if file.exists())
+def find_fixture(name: str) -> tuple[Path, str | None]:
+    """Return the file of a fixture of Keras 3, and that of its architecture if it is beside it."""
+    folder = find_fixtures() / "keras-3.15.1"
+    for suffix in (".keras", ".h5", ".weights.h5"):
+        if (file := folder / f"{name}{suffix}").exists():
+            beside = folder / f"{name}.json"
+            return file, str(beside) if beside.exists() else None
+    raise FileNotFoundError(f"no fixture of Keras 3 has the name {name}")
 
 
 TABLES: Mapping[str, Mapping[str, Contender]] = {

@@ -37,6 +37,12 @@ def test_all_contenders_are_there() -> None:
             assert callable(getattr(sys.modules[module], name))
 
 
+def test_every_whole_model_has_a_file_that_k2t_opens() -> None:
+    for name in run.ARCHITECTURES:
+        file, config = run.find_fixture(name)
+        run.read_model(file, config=config)
+
+
 def test_cases_are_chosen_by_words_and_contenders_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[Any] = []
 
