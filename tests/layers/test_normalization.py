@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from keras2torch_birnn.layers.normalization import BatchNorm
 
@@ -43,3 +43,13 @@ def test_any_layout_gives_the_formula(axis: int, layout: str) -> None:
     wanted = (x.double() - mean) / torch.sqrt(var + 1e-3) * weight + bias
     got = module(x.movedim(axis, 1)).movedim(1, axis).double()
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_the_statistics_of_all_processes_are_torchs_and_take_no_mask() -> None:
+    module = norm(C, 2)
+    theirs = nn.SyncBatchNorm.convert_sync_batchnorm(module).eval()
+    x = torch.randn(B, C, T, generator=torch.Generator().manual_seed(3))
+    assert isinstance(theirs, nn.SyncBatchNorm)
+    torch.testing.assert_close(theirs(x), module(x))
+    with pytest.raises(TypeError, match="mask"):
+        theirs(x, mask=torch.ones(B, T, dtype=torch.bool))
