@@ -113,7 +113,7 @@ def test_templates_are_constants_and_no_other_module_makes_an_expression() -> No
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         if path.name != "code.py":
-            assert not names & {"_made", "_literal"}, path.name
+            assert not names & {"_make_expression", "_literal"}, path.name
         assert "__new__" not in attributes, path.name
         assert ("__setattr__" in attributes) == (path.name == "code.py"), path.name
     assert read > 50
