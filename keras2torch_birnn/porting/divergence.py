@@ -141,9 +141,8 @@ class Walk:
     def nodes(self) -> list[Key]:
         """The calls that are looked at, in their order: each layer's, before it its two halves."""
         results, paths = self.exact.results, self.exact.trace.layers
-        outermost = dict(
-            results.keys()
-        )  # path -> class: that of a wrapper, whose layer has its path
+        # Path -> class: a wrapper's comes after that of its layer, which has the same path
+        outermost = dict(results.keys())
         return [
             key
             for key, (output, _) in results.items()
@@ -326,10 +325,7 @@ class Walk:
                     continue
                 results: list[Result] = []
                 for run, one, own in zip(self.runs, traced, forced, strict=True):
-                    known = {
-                        (self.exact.calls[half].context.place, half[1]): own[half]
-                        for half in halves
-                    }
+                    known = {place: own[half] for half, place in halves.items()}
                     result = _attempt(rewrite, one.calls[key], known)
                     if result is None or (is_seen and not run.has(key, result[0], in_place=False)):
                         break

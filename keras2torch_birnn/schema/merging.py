@@ -8,7 +8,7 @@ and Minimum then also pass over what does not count); "none": no mask comes out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras2torch_birnn.schema.operations.movement import joined
@@ -38,6 +38,12 @@ def shapes_of(inputs: Structure, least: int = 1, most: int = 2**31) -> tuple[Sha
     return inputs
 
 
+def _all_known(shapes: Sequence[Shape | None]) -> tuple[Shape, ...] | None:
+    """Return the shapes, None if one of them is not known."""
+    known = tuple(shape for shape in shapes if shape is not None)
+    return known if len(known) == len(shapes) else None
+
+
 def _together(a: int | None, b: int | None, shapes: tuple[Shape, ...]) -> int | None:
     """Return one size of an elementwise result; as in Keras a free size stays free."""
     if a is None or b is None:
@@ -49,9 +55,8 @@ def _together(a: int | None, b: int | None, shapes: tuple[Shape, ...]) -> int | 
 
 def _elementwise(inputs: Structure, least: int = 1, most: int = 2**31) -> Shape | None:
     """Broadcast the sizes after the batch from the right; lower ranks get axes of size 1."""
-    shapes = shapes_of(inputs, least, most)
-    known = tuple(shape for shape in shapes if shape is not None)
-    if len(known) < len(shapes):
+    known = _all_known(shapes_of(inputs, least, most))
+    if known is None:
         return None
     if not all(known):  # a model whose list of outputs is empty has the shape ()
         raise ShapeError("an input without a batch cannot be merged")
@@ -73,8 +78,8 @@ def positive_axis(axis: int, rank: int) -> int:
 
 
 def _concatenated(config: Config, inputs: Structure) -> Shape | None:
-    known = [shape for shape in shapes_of(inputs) if shape is not None]
-    return joined(config, *known) if len(known) == len(inputs or ()) else None
+    known = _all_known(shapes_of(inputs))
+    return None if known is None else joined(config, *known)
 
 
 def _dot(config: Config, inputs: Structure) -> Shape | None:
