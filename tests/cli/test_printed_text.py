@@ -1,4 +1,4 @@
-"""Whatever a file holds, it prints no line of its own and sends the terminal no command."""
+"""Text of a file prints no line of its own and sends the terminal no command."""
 
 from __future__ import annotations
 
