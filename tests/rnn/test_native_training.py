@@ -76,8 +76,8 @@ def test_gradients_are_those_of_the_loop_in_float64(case: dict[str, Any], traini
 
 @pytest.mark.usefixtures("isa", "forced_native")
 @pytest.mark.parametrize("cell", CELLS)
-def test_sums_of_several_tasks_are_added_where_torch_has_them(cell: str) -> None:
-    """Sizes of whole vectors, whose sums need no other place; more rows than a task takes."""
+def test_sums_of_several_tasks_are_added_up(cell: str) -> None:
+    """More rows than a task takes; then no step at all."""
     spec = both(cell, 16, 32, "sum")
     rng = torch.Generator().manual_seed(0)
     x, factors = (torch.randn(70, 5, size, generator=rng) for size in (32, 16))

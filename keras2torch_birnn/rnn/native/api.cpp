@@ -245,22 +245,17 @@ uint64_t random_number() try {
     return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
 }
 
-// Fingerprint the first or second halves of the four weights of a direction. The start differs between
-// processes; a forked child keeps its parent's, with the parent's packed weights.
-uint64_t half_fingerprint(const K2tKernel& with, const K2tArray* sources, int64_t half) {
+// Fingerprint the four weights of a direction. The start differs between processes; a forked child keeps its
+// parent's, with the parent's packed weights.
+uint64_t fingerprint(const K2tKernel& with, const K2tArray* sources) {
     static const uint64_t start = random_number();
-    K2tArray parts[SOURCES];
-    for (int64_t i = 0; i < SOURCES; ++i) {
-        const K2tArray& all = sources[i];
-        const int64_t first = all.data ? all.size / 2 : 0;
-        parts[i] = half ? K2tArray{all.data ? all.data + first : nullptr, all.size - first}
-                        : K2tArray{all.data, first};
-    }
-    return with.fingerprint(parts, SOURCES, half ? ~start : start);
+    return with.fingerprint(sources, SOURCES, start);
 }
 
-uint64_t fingerprint(const K2tKernel& with, const K2tArray* sources) {
-    return half_fingerprint(with, sources, 0) ^ half_fingerprint(with, sources, 1);
+// Whether the weights of a direction are others than those that were packed.
+bool is_stale(const K2tKernel& with, const K2tCall& call, int64_t direction) {
+    const K2tArray* const sources = call.sources[direction];
+    return sources && fingerprint(with, sources) != call.fingerprints[direction];
 }
 
 // Run a single row, split by units. Returns a K2tResult.
@@ -274,13 +269,13 @@ int64_t run_split(const K2tCall& call, const K2tKernel& with, const Team& team,
     std::deque<WorkPhases> phases;
     for (int64_t d = 0; d < directions; ++d)
         phases.emplace_back(1 + with.split_start(call, d, shared + d * size), parts);
-    uint64_t halves[2][2] = {};
+    bool stale[2] = {};
     auto one = [&](int64_t d, int64_t part) {
         phases[static_cast<size_t>(d)].work(part, [&](int64_t phase, int64_t which) {
             if (phase > 0)
                 with.split_run(call, {d, phase - 1, which, parts, visits.data()}, shared + d * size);
-            else if (which < 2 && call.sources[d])
-                halves[d][which] = half_fingerprint(with, call.sources[d], which);
+            else if (which == 0)
+                stale[d] = is_stale(with, call, d);
         });
     };
     auto all = [&](int64_t index) {
@@ -290,9 +285,7 @@ int64_t run_split(const K2tCall& call, const K2tKernel& with, const Team& team,
     const int64_t threads = split.concurrent ? parts * directions : parts;
     team.run(threads, [](void* context, int64_t index) { (*static_cast<decltype(all)*>(context))(index); },
              &all);
-    for (int64_t d = 0; d < directions; ++d)
-        if (call.sources[d] && (halves[d][0] ^ halves[d][1]) != call.fingerprints[d]) return K2T_STALE;
-    return K2T_DONE;
+    return stale[0] || stale[1] ? K2T_STALE : K2T_DONE;
 }
 
 template <class Call>
@@ -330,22 +323,6 @@ int64_t k2t_fingerprint(int64_t isa, const K2tArray* sources, uint64_t* found) {
     return K2T_DONE;
 }
 
-int64_t k2t_lengths(const uint8_t* mask, int64_t batch, int64_t time, int64_t batch_stride,
-                    int64_t time_stride, int64_t* lengths) {
-    int64_t in_front = 1;
-    for (int64_t b = 0; b < batch; ++b) {
-        const uint8_t* row = mask + b * batch_stride;
-        int64_t count = 0;
-        for (int64_t t = 0; t < time; ++t) {
-            const bool valid = row[t * time_stride] != 0;
-            in_front &= !valid || count == t;
-            count += valid;
-        }
-        lengths[b] = count;
-    }
-    return in_front;
-}
-
 void k2t_use_threads_of(void* gomp_parallel) {
     pool::use(reinterpret_cast<pool::Region>(gomp_parallel));
 }
@@ -362,20 +339,15 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
     Tasks tasks(call, with, team);
     if (call.merge != K2T_APART && call.directions == 2)
         tasks.visits.resize(static_cast<size_t>(call.batch * call.time));
-    std::atomic<uint64_t> found[2] = {};
+    bool stale[2] = {};
     const bool done = tasks.run(
         [&](int64_t rows) { return with.scratch_size(call, rows); },
         [&](const K2tTask& task, float* scratch) {
-            // On threads that read the packed weights of this direction next: one half each, where there are two.
-            const K2tArray* const sources = call.sources[task.direction];
-            for (int64_t half = 0; sources && half < 2; ++half)
-                if (task.first == std::min(half, tasks.blocks - 1))
-                    found[task.direction].fetch_xor(half_fingerprint(with, sources, half), std::memory_order_relaxed);
+            // One task of each direction, so that two threads share this, too.
+            if (task.first == 0) stale[task.direction] = is_stale(with, call, task.direction);
             with.run(call, task, scratch);
         });
-    bool stale = false;
-    for (int64_t d = 0; d < call.directions; ++d) stale |= call.sources[d] && found[d] != call.fingerprints[d];
-    return !done ? K2T_NO_MEMORY : stale ? K2T_STALE : K2T_DONE;
+    return !done ? K2T_NO_MEMORY : stale[0] || stale[1] ? K2T_STALE : K2T_DONE;
 } catch (const std::bad_alloc&) {
     return K2T_NO_MEMORY;
 }

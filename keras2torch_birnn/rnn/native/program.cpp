@@ -20,13 +20,15 @@ struct Steps {
     bool in_front = true;  // whether the valid steps of each row come first
 };
 
-// Count the valid steps of each row of a mask (B, T).
-Steps count_steps(const float* mask, int64_t batch, int64_t time, int64_t* lengths) {
+// Count the valid steps of each row of a mask (B, T) of numbers or bytes.
+template <class T>
+Steps count_steps(const T* mask, int64_t batch, int64_t time, int64_t batch_stride, int64_t time_stride,
+                  int64_t* lengths) {
     Steps found;
-    for (int64_t b = 0; b < batch; ++b, mask += time) {
+    for (int64_t b = 0; b < batch; ++b, mask += batch_stride) {
         int64_t count = 0, last = 0;
         for (int64_t t = 0; t < time; ++t)
-            if (mask[t] != 0) {
+            if (mask[t * time_stride] != 0) {
                 ++count;
                 last = t + 1;
             }
@@ -91,7 +93,7 @@ int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& 
     bool unpacks = false;
     if (mask) {
         int64_t* const lengths = reinterpret_cast<int64_t*>(at(reinterpret_cast<int64_t>(call.lengths)));
-        steps = count_steps(mask, rows, time, lengths);
+        steps = count_steps(mask, rows, time, time, 1, lengths);
         const bool zeros = words.zeros[0] && (directions == 1 || words.zeros[1]);
         unpacks = call.out && !steps.all && !(zeros && steps.in_front);
         call.lengths = steps.all ? nullptr : lengths;
@@ -122,6 +124,11 @@ int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& 
 }
 
 }  // namespace
+
+extern "C" int64_t k2t_lengths(const uint8_t* mask, int64_t batch, int64_t time, int64_t batch_stride,
+                               int64_t time_stride, int64_t* lengths) {
+    return count_steps(mask, batch, time, batch_stride, time_stride, lengths).in_front;
+}
 
 extern "C" int64_t k2t_run_program(int64_t isa, const K2tProgram* program) {
     const K2tKernel* const with = k2t_kernel(isa);

@@ -28,20 +28,6 @@ struct Sums {
     }
 };
 
-// Whether the first task of a direction adds up the weights' gradients where torch has them: rows are whole
-// vectors then.
-static bool is_in_place(const K2tShape& shape) {
-    return shape.features == whole(shape.features) && shape.units == whole(shape.units);
-}
-
-static Sums sums_of(const K2tGradient& call, const K2tTask& task, float* memory) {
-    Sums sums(call.shape, memory);
-    if (!is_in_place(call.shape) || task.first != 0) return sums;
-    sums.ih = call.d_weights[task.direction][0];
-    sums.hh = call.d_weights[task.direction][1];
-    return sums;
-}
-
 static int64_t sums_size(const K2tShape& shape) {
     return gate_count(shape.kind) * shape.units * (whole(shape.features) + whole(shape.units)) +
            gradient_parts(shape.kind) * whole(shape.units);
@@ -52,17 +38,16 @@ static void write_sums(const K2tGradient& call, int64_t direction, const float* 
     const K2tShape& shape = call.shape;
     const int64_t units = shape.units, gates = gate_count(shape.kind), parts = gradient_parts(shape.kind);
     float* const* to = call.d_weights[direction];
-    const bool in_place = is_in_place(shape);
-    auto write = [&](int64_t at, int64_t columns, float* row, bool written = false) {
-        if (!written) copy(all + at, columns, row);
+    auto write = [&](int64_t at, int64_t columns, float* row) {
+        copy(all + at, columns, row);
         for (int64_t task = 1; task < tasks; ++task)
             merge_into(row, K2T_SUM, all + task * sums_size(shape) + at, columns);
     };
     const Sums start(shape, nullptr);
     const int64_t hh = start.hh - start.ih, bias = start.bias - start.ih;
     for (int64_t row = 0; row < gates * units; ++row) {
-        write(row * whole(shape.features), shape.features, to[0] + row * shape.features, in_place);
-        write(hh + row * whole(units), units, to[1] + row * units, in_place);
+        write(row * whole(shape.features), shape.features, to[0] + row * shape.features);
+        write(hh + row * whole(units), units, to[1] + row * units);
     }
     for (int64_t gate = 0; gate < gates; ++gate) {
         const int64_t of_state = (gate + gates - first_gate(shape.kind)) % gates;
@@ -104,7 +89,7 @@ struct GatheredSteps {
         : call(call), task(task), d(task.direction), units(call.shape.units), width(whole(units)),
           features(call.shape.features), gates(gate_count(call.shape.kind)),
           parts(gradient_parts(call.shape.kind)), stride(stride_of(call.shape)),
-          sums(sums_of(call, task, to)) {
+          sums(call.shape, to) {
         copy(nullptr, parts * width, sums.bias);
         auto take = [&](int64_t floats) { return (memory += floats) - floats; };
         d_gates = take(GATHERED_ROWS * stride);
