@@ -101,17 +101,6 @@ def reduce_extreme(name: str) -> Callable[..., Any]:
     return reduced
 
 
-def product(x: Any, *, dtype: int | None = None) -> Any:
-    """Multiply all values."""
-    return onnx_op.ReduceProd(x if dtype is None else onnx_op.Cast(x, to=dtype), keepdims=0)
-
-
-def product_along(x: Any, dim: int, keepdim: bool = False, *, dtype: int | None = None) -> Any:
-    """Multiply the values along an axis."""
-    given = x if dtype is None else onnx_op.Cast(x, to=dtype)
-    return onnx_op.ReduceProd(given, [dim], keepdims=int(keepdim))
-
-
 def cumulative_product(x: Any, dim: int, *, dtype: int | None = None) -> Any:
     """Multiply the values up to each place of an axis; takes the square of its size as memory."""
     given = x if dtype is None else onnx_op.Cast(x, to=dtype)
@@ -135,8 +124,6 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.any.dim: any_along,
     torch.ops.aten.amax.default: reduce_extreme("ReduceMax"),
     torch.ops.aten.amin.default: reduce_extreme("ReduceMin"),
-    torch.ops.aten.prod.default: product,
-    torch.ops.aten.prod.dim_int: product_along,
     torch.ops.aten.cumprod.default: cumulative_product,
     operator.floordiv: floor_divide,
     torch.ops.aten.logaddexp.default: logaddexp,

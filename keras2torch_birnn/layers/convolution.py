@@ -87,13 +87,13 @@ def convolve(
         around = [(extent - 1, 0) for extent in reach]
     elif padding == "same":
         around = [same_padding(*size) for size in zip(x.shape[2:], reach, stride, strict=True)]
-    if not x.is_cpu or is_recorded():
+    if not x.is_cpu or is_traced():
         more = {"stride": stride, "dilation": dilation, "groups": groups}
         return _CONVOLVE[len(reach)](pad(x, around), weight, bias, **more)
     return _convolve_now(x, weight, bias, around, stride, dilation, groups)
 
 
-def is_recorded() -> bool:
+def is_traced() -> bool:
     """Return whether a graph is made of the call, for any sizes and strides."""
     return torch.compiler.is_compiling() or is_exporting_by_torch()
 

@@ -295,24 +295,14 @@ def take(x: Tensor, indices: Tensor, axis: int | None, batch_dims: int) -> Tenso
     if batch_dims == 0:
         rows = x.index_select(axis, indices.flatten())
         return rows.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
-    taken = gather_nd(x.movedim(axis, batch_dims), indices[..., None], batch_dims)
+    samples = [
+        torch.arange(x.shape[i], device=x.device).reshape(-1, *[1] * (indices.dim() - i - 1))
+        for i in range(batch_dims)
+    ]
+    taken = x.movedim(axis, batch_dims)[(*samples, indices)]
     gone, added = axis - batch_dims, indices.dim() - batch_dims  # axes between, and of the indices
     new = range(batch_dims, batch_dims + added)
     return taken.movedim(tuple(new), tuple(place + gone for place in new))
-
-
-def gather_nd(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
-    """Gather values at positions along the first axes, the last axis of ``indices``.
-
-    The first ``batch_dims`` axes of both go together.
-    """
-    rank = indices.dim() - 1
-    rows = [
-        torch.arange(x.shape[i], device=x.device).reshape(-1, *[1] * (rank - i - 1))
-        for i in range(batch_dims)
-    ]
-    index = (*rows, *indices.unbind(-1))
-    return x[index]
 
 
 def take_along(x: Tensor, indices: Tensor, axis: int) -> Tensor:

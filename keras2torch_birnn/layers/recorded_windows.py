@@ -154,13 +154,13 @@ def average_pool(
     stride: Sequence[int] = (),
     padding: Sequence[int] = (0,),
     ceil: bool = False,
-    include: bool = True,
+    count_include_pad: bool = True,
     divisor: int | None = None,
 ) -> Value:
-    """Record the means of windows; include: padding counts."""
+    """Record the means of windows."""
     if ceil or divisor is not None:
         raise NotRecordedError("pooling")
-    divided_by = math.prod(_both(size)) if include else 0
+    divided_by = math.prod(_both(size)) if count_include_pad else 0
     return _pool(r, result, x, (size, stride or size, padding), "mean", divided_by)
 
 
@@ -177,7 +177,11 @@ def _pool(
     kind: str,
     divisor: int = 0,
 ) -> Value:
-    """Record pooling. windows: size, steps, padding. kind: a key of ``POOLINGS``."""
+    """Record pooling.
+
+    windows: size, steps, padding. kind: a key of ``POOLINGS``. divisor: by which a window's sum is
+    divided; 0 for the number of its values that are no padding.
+    """
     only_floats(x)
     if x.dim() != 4 or not (x.numel() and result.numel()):
         raise NotRecordedError("pooling")

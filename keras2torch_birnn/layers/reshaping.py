@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keras2torch_birnn.errors import UnsupportedOptionError
-from keras2torch_birnn.layers.convolution import is_padded, is_recorded, pad
+from keras2torch_birnn.layers.convolution import is_padded, is_traced, pad
 from keras2torch_birnn.layers.functional import max_pool1d, same_padding
 from keras2torch_birnn.layers.registry import (
     NONE,
@@ -269,7 +269,7 @@ class Pooling(Described):
         if self.padding == "same":
             sizes = zip(x.shape[2:], self.size, self.stride, strict=True)
             around = [same_padding(*size) for size in sizes]
-        if not is_recorded() and all(before == after for before, after in around):
+        if not is_traced() and all(before == after for before, after in around):
             y = self._pool_evenly(x, [before for before, _ in around])
         else:
             y = self._pool(x, around)

@@ -204,6 +204,23 @@ def test_recurrent_layers_after_another_give_the_same_bits() -> None:
     assert len(k2t.explain(fast)) == 3
 
 
+def test_windows_with_as_much_padding_in_front_as_behind_are_part_of_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    window = {"pool_size": (3,), "strides": (1,), "padding": "same"}
+    model = model_of(
+        two("LSTM", F, "mul", **SEQUENCES),
+        layer("AveragePooling1D", **window),
+        layer("MaxPooling1D", **window),
+        rnn("GRU", 11, H, **SEQUENCES),
+    )
+    called = Counted(model, monkeypatch)
+    for time in (13, 2, 1):
+        x = torch.randn(2, time, F)
+        close(called(x), called.by_layers(x))
+    assert called.computed == 3
+
+
 # ---- BiLSTM, BiGRU, BiRNN, and torch's own ------------------------------------------------------
 
 STACKS: dict[str, Any] = {"LSTM": k2t.BiLSTM, "GRU": k2t.BiGRU, "SimpleRNN": k2t.BiRNN}

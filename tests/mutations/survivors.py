@@ -19,7 +19,7 @@ NEVER_DONE: Mapping[str, frozenset[str]] = {
         "dropout recurrent_dropout implementation momentum have_tangents".split()
     ),
     "exports, compilation, other devices and engines": frozenset(
-        "is_compiling is_exporting_by_torch is_recorded is_cuda is_cpu are_mapped requested_engine "
+        "is_compiling is_exporting_by_torch is_traced is_cuda is_cpu are_mapped requested_engine "
         "flags".split()
     ),
     "layers and cells of plugins": frozenset(

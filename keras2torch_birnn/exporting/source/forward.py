@@ -28,7 +28,7 @@ from keras2torch_birnn.exporting.source.code import (
     symbol,
     used_names,
 )
-from keras2torch_birnn.exporting.source.functions import spell, spell_method
+from keras2torch_birnn.exporting.source.functions import COMPARISONS, spell, spell_method
 from keras2torch_birnn.exporting.source.names import LocalNames, local_beside, show_shape
 from keras2torch_birnn.layers.core import INPUT_CASTS, differs, not_zero
 from keras2torch_birnn.layers.merging import all_masks, any_mask, concatenated_mask
@@ -228,7 +228,7 @@ class BodyWriter:
     def mask_of(self, mask: Any) -> Value:
         """Write the mask that a layer is called with; an input of the model may be integers."""
         value = self.value(mask)
-        if isinstance(mask, fx.Node) and not self.is_mask(mask):
+        if isinstance(mask, fx.Node) and not (self.is_mask(mask) or mask.target in COMPARISONS):
             return code("{}.bool()", value)
         return value
 

@@ -27,17 +27,20 @@ from keras2torch_birnn.layers import functional as ours
 from keras2torch_birnn.layers.recurrent import fold_steps, step_counts, unfold_steps
 from keras2torch_birnn.rnn import activations
 
-_INFIX: Mapping[Any, str] = {
-    operator.add: " + ",
-    operator.sub: " - ",
-    operator.mul: " * ",
-    operator.truediv: " / ",
+COMPARISONS: Mapping[Any, str] = {
     operator.lt: " < ",
     operator.le: " <= ",
     operator.gt: " > ",
     operator.ge: " >= ",
     operator.eq: " == ",
     operator.ne: " != ",
+}
+_INFIX: Mapping[Any, str] = {
+    operator.add: " + ",
+    operator.sub: " - ",
+    operator.mul: " * ",
+    operator.truediv: " / ",
+    **COMPARISONS,
 }
 # Modules whose functions are copied
 _COPIED = (ours, activations, merging)
