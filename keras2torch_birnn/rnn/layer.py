@@ -15,7 +15,7 @@ from torch import Tensor
 from keras2torch_birnn.rnn.activations import Activation, activation
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
 from keras2torch_birnn.rnn.engines import EngineRequest
-from keras2torch_birnn.rnn.native.codes import ReducedPrecision
+from keras2torch_birnn.rnn.native.codes import FALLING, ReducedPrecision
 from keras2torch_birnn.rnn.native.library import find_codes
 from keras2torch_birnn.rnn.tensor_memory import outside_inference
 
@@ -51,6 +51,11 @@ class Cell:
     kernel: Callable[..., Any] | None
     codes: tuple[int, ...]
     options: tuple[float, ...]
+
+    def has_native_gradient(self) -> bool:
+        """Return whether the native kernel knows the derivatives of both activations."""
+        functions = zip(self.codes[1:], self.options, strict=True)
+        return not any(code in FALLING or option < 0 for code, option in functions)
 
     @staticmethod
     def of(kind: str, function: Any, gate: Any) -> Cell:

@@ -222,6 +222,8 @@ def test_a_layer_with_an_unknown_code_is_refused_and_writes_nothing(
     [
         *((which, code) for which, code in UNKNOWN_CODES if which != "merge"),
         *(("isa", bit) for sets in codes.REDUCED.values() for bit in sets.values()),
+        *(("activation", code) for code in codes.FALLING),
+        *(("recurrent_activation", code) for code in codes.FALLING),
     ],
 )
 def test_a_gradient_with_an_unknown_code_is_refused(which: str, code: int) -> None:

@@ -207,10 +207,10 @@ FALLING: Any = (
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize(("activation", "gate"), FALLING)
 @pytest.mark.parametrize("cell", CELLS)
-def test_activations_that_fall_have_gradients_by_the_kernel(
+def test_activations_that_fall_have_gradients_by_the_loop(
     cell: str, activation: Any, gate: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their derivative cannot be told from their value."""
+    """Their derivative cannot be told from their value, which the kernel keeps."""
     seen = gradients_by_native(monkeypatch)
     spec = both(cell, 19, 5, "mul", activation=activation, recurrent_activation=gate)
     rng = torch.Generator().manual_seed(3)
@@ -226,4 +226,5 @@ def test_activations_that_fall_have_gradients_by_the_kernel(
     wanted = gradients(torch.float64, "loop")
     for a, b in zip(gradients(torch.float32, "native"), wanted, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
-    assert seen == [3]
+    rises = cell == "SimpleRNN" and activation == "tanh"  # which has no gate
+    assert seen == ([3] if rises else [])

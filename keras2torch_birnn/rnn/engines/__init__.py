@@ -37,8 +37,9 @@ class Choice(NamedTuple):
 # one runs everything.
 DESCRIPTIONS: Mapping[EngineName, tuple[str, str]] = {
     "native": (
-        "our own kernel for float32 on the CPU: LSTM, both GRUs, SimpleRNN, 14 activations, any "
-        "mask; merges inside the kernel; runs on torch's threads; forward and backward",
+        "our own kernel for float32 on the CPU: LSTM, both GRUs, SimpleRNN, 13 activations, any "
+        "mask; merges inside the kernel; runs on torch's threads; forward and backward "
+        "(backward by the loop where an activation falls somewhere, such as silu)",
         "wherever it can run, unless torch's kernel is faster (LSTM of more than 512 units, from 4 "
         "rows on, unless it drops). Dropout inside the layer, too; not in graphs of torch.compile",
     ),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.engines import native_pays
+from keras2torch_birnn.rnn.engines.loop import run_directions
 from keras2torch_birnn.rnn.layer import (
     RnnCall,
     RnnLayer,
@@ -79,7 +80,7 @@ def run(layer: RnnLayer, call: RnnCall) -> RnnResult:
 
 def run_with_gradient(layer: RnnLayer, call: RnnCall) -> RnnResult:
     """Run the native kernel so that autograd can differentiate the result."""
-    if layer.training:
+    if layer.training and layer.cell.has_native_gradient():
         return _run_keeping(layer, call)
     recomputed: Any = _Recomputed
     flat: tuple[Tensor, ...]
@@ -90,7 +91,13 @@ def run_with_gradient(layer: RnnLayer, call: RnnCall) -> RnnResult:
 
 
 def _run_keeping(layer: RnnLayer, call: RnnCall) -> RnnResult:
-    """Run the kernel with values kept for its gradient; the merge is torch's, with its gradient."""
+    """Run with values kept for the gradient; the merge is torch's, with its gradient.
+
+    By the kernel, or by the loop where the kernel has no derivative of an activation.
+    """
+    if not layer.cell.has_native_gradient():
+        outputs, finals = run_directions(layer, call)
+        return merge_outputs(outputs, call.merge), finals
     kept: Any = _Kept
     out, final = kept.apply(layer, _without_tensors(call), *float_tensors(layer, call))
     finals = group_states(final.unbind(0), layer.state_count())
@@ -115,7 +122,8 @@ def _flatten(result: RnnResult) -> tuple[Tensor, ...]:
 class _Recomputed(torch.autograd.Function):
     """Forward by the native kernel; backward runs the layer once more, keeping what it needs.
 
-    Most calls in evaluation mode never ask for the gradient that they allow.
+    Most calls in evaluation mode never ask for the gradient that they allow. Activations of which
+    the kernel has no derivative train in this way, too.
     """
 
     @staticmethod

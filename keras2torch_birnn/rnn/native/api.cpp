@@ -288,6 +288,12 @@ int64_t run_split(const K2tCall& call, const K2tKernel& with, const Team& team,
     return stale[0] || stale[1] ? K2T_STALE : K2T_DONE;
 }
 
+// Whether a nonlinearity falls nowhere, so that its derivative is a function of the value that a run keeps.
+bool has_slope(int64_t kind, double parameter) {
+    const bool falls_below = (kind == K2T_LEAKY_RELU || kind == K2T_ELU) && parameter < 0;
+    return kind != K2T_SILU && kind != K2T_HARD_SILU && !falls_below;
+}
+
 template <class Call>
 bool lengths_fit(const Call& call) {
     if (!call.lengths) return true;
@@ -374,7 +380,10 @@ int64_t k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weigh
 
 int64_t k2t_gradient(int64_t isa, const K2tGradient* call) try {
     const K2tKernel* const known = k2t_kernel(isa);
-    if (!knows_layer(known, *call) || !known->gradient_run) return K2T_UNKNOWN_CODE;
+    if (!knows_layer(known, *call) || !known->gradient_run ||
+        !has_slope(call->activation, call->activation_parameter) ||
+        !has_slope(call->recurrent_activation, call->recurrent_activation_parameter))
+        return K2T_UNKNOWN_CODE;
     if (!lengths_fit(*call)) return K2T_WRONG_LENGTH;
     const K2tKernel& with = *known;
     Tasks tasks(*call, with, team_for(*call, call->shape.features, true));

@@ -8,33 +8,19 @@ struct Standard {  // of most models: no switch in the inner loop
     explicit Standard(const Call&) {}
     Vec gate(Vec x) const { return sigmoid(x); }
     Vec act(Vec x) const { return hyperbolic_tangent(x); }
-    Vec kept_gate(Vec, Vec y) const { return y; }
-    Vec kept_act(Vec, Vec y) const { return y; }
 };
-
-// Whether a nonlinearity falls somewhere: its derivative is then no function of its value.
-static bool is_from_sum(int64_t kind, float parameter) {
-    return kind == K2T_SILU || kind == K2T_HARD_SILU ||
-           ((kind == K2T_LEAKY_RELU || kind == K2T_ELU) && parameter < 0);
-}
 
 struct Configured {
     int64_t gate_kind, act_kind;
     float gate_parameter, act_parameter;
-    bool gate_from_sum, act_from_sum;
     template <class Call>
     explicit Configured(const Call& call)
         : gate_kind(call.recurrent_activation),
           act_kind(call.activation),
           gate_parameter(static_cast<float>(call.recurrent_activation_parameter)),
-          act_parameter(static_cast<float>(call.activation_parameter)),
-          gate_from_sum(is_from_sum(gate_kind, gate_parameter)),
-          act_from_sum(is_from_sum(act_kind, act_parameter)) {}
+          act_parameter(static_cast<float>(call.activation_parameter)) {}
     Vec gate(Vec x) const { return activate(gate_kind, gate_parameter, x); }
     Vec act(Vec x) const { return activate(act_kind, act_parameter, x); }
-    // What the gradient needs to know: the sum x, or the value y of it.
-    Vec kept_gate(Vec x, Vec y) const { return gate_from_sum ? x : y; }
-    Vec kept_act(Vec x, Vec y) const { return act_from_sum ? x : y; }
 };
 
 template <class Call>
@@ -147,8 +133,7 @@ struct Inputs {
 // ---- values kept for the gradient -------------------------------------------------------------------
 
 // LSTM: i, f, g, o, c. GRU after: r, z, n, n's recurrent sum. GRU before: r, z, n, and r h as n's product
-// read it. Simple: the new h. Then, for all cells, h before the step. Each has `whole(units)` floats. In
-// place of a nonlinearity's value it is the sum of which it was taken, if `is_from_sum`.
+// read it. Simple: the new h. Then, for all cells, h before the step. Each has `whole(units)` floats.
 static int64_t kept_parts(int64_t kind) {
     switch (static_cast<K2tKind>(kind)) {
         case K2T_LSTM: return 6;
@@ -202,16 +187,13 @@ static void lstm_step(const Functions& f, const Weights& w, int64_t rows, int64_
     for_units<4>(
         rows, units, s, s.state.drop(rows, width, s.h), w.of_state(), inputs,
         [&](int64_t r, int64_t unit, int64_t at, const float* in, const float* sum) {
-            const Vec of_i = load(in) + load(sum), i = f.gate(of_i);
-            const Vec of_f = load(in + LANES) + load(sum + LANES), forget = f.gate(of_f);
-            const Vec of_g = load(in + 2 * LANES) + load(sum + 2 * LANES), g = f.act(of_g);
-            const Vec of_o = load(in + 3 * LANES) + load(sum + 3 * LANES), o = f.gate(of_o);
+            const Vec i = f.gate(load(in) + load(sum)), forget = f.gate(load(in + LANES) + load(sum + LANES));
+            const Vec g = f.act(load(in + 2 * LANES) + load(sum + 2 * LANES));
+            const Vec o = f.gate(load(in + 3 * LANES) + load(sum + 3 * LANES));
             const Vec next = forget * load(s.c + at) + i * g;
             store(s.c + at, next);
             store(s.h_next + at, o);
-            if (s.keeping)
-                keep(s.kept[r] + unit, width, f.kept_gate(of_i, i), f.kept_gate(of_f, forget),
-                     f.kept_act(of_g, g), f.kept_gate(of_o, o), next);
+            if (s.keeping) keep(s.kept[r] + unit, width, i, forget, g, o, next);
         },
         [&](int64_t, int64_t, int64_t at) { store(s.h_next + at, load(s.h_next + at) * f.act(load(s.c + at))); });
 }
@@ -223,20 +205,19 @@ static void gru_after_step(const Functions& f, const Weights& w, int64_t rows, i
     for_units<3>(
         rows, units, s, s.state.drop(rows, width, s.h), w.of_state(), inputs,
         [&](int64_t r, int64_t unit, int64_t at, const float* in, const float* sum) {
-            const Vec of_r = load(in) + load(sum), reset = f.gate(of_r);
-            const Vec of_z = load(in + LANES) + load(sum + LANES), z = f.gate(of_z);
+            const Vec reset = f.gate(load(in) + load(sum)), z = f.gate(load(in + LANES) + load(sum + LANES));
             const Vec recurrent = load(sum + 2 * LANES);
             store(s.c + at, z);
             store(s.h_next + at, load(in + 2 * LANES) + reset * recurrent);
             if (!s.keeping) return;
             float* to = s.kept[r] + unit;
-            keep(to, width, f.kept_gate(of_r, reset), f.kept_gate(of_z, z));
+            keep(to, width, reset, z);
             store(to + 3 * width, recurrent);
         },
         [&](int64_t r, int64_t unit, int64_t at) {
-            const Vec of_n = load(s.h_next + at), n = f.act(of_n), z = load(s.c + at);
+            const Vec n = f.act(load(s.h_next + at)), z = load(s.c + at);
             store(s.h_next + at, z * load(s.h + at) + (1.0f - z) * n);
-            if (s.keeping) store(s.kept[r] + 2 * width + unit, f.kept_act(of_n, n));
+            if (s.keeping) store(s.kept[r] + 2 * width + unit, n);
         });
 }
 
@@ -249,14 +230,13 @@ static void gru_before_gates(const Functions& f, const Weights& w, int64_t rows,
     for_units<2>(
         rows, units, s, s.state.drop(rows, width, s.h), w.of_state(), inputs,
         [&](int64_t r, int64_t unit, int64_t at, const float* in, const float* sum) {
-            const Vec of_r = load(in) + load(sum), reset = f.gate(of_r);
-            const Vec of_z = load(in + LANES) + load(sum + LANES), gate_z = f.gate(of_z);
+            const Vec reset = f.gate(load(in) + load(sum)), gate_z = f.gate(load(in + LANES) + load(sum + LANES));
             const Vec all_h = reset * load(s.h + at), read = mask ? all_h * load(mask + at) : all_h;
             store(s.reset + at, read);
             store(z + at, gate_z);
             if (!s.keeping) return;
             float* to = s.kept[r] + unit;
-            keep(to, width, f.kept_gate(of_r, reset), f.kept_gate(of_z, gate_z));
+            keep(to, width, reset, gate_z);
             store(to + 3 * width, read);
         },
         nothing_more);
@@ -270,9 +250,9 @@ static void gru_before_new(const Functions& f, const Weights& w, int64_t rows, i
     for_units<1>(
         rows, units, s, {s.reset, width, 0}, w.of_reset(units), inputs,
         [&](int64_t r, int64_t unit, int64_t at, const float* in, const float* sum) {
-            const Vec of_n = load(in + 2 * LANES) + load(sum), n = f.act(of_n), old = load(z + at);
+            const Vec n = f.act(load(in + 2 * LANES) + load(sum)), old = load(z + at);
             store(s.h_next + at, old * load(s.h + at) + (1.0f - old) * n);
-            if (s.keeping) store(s.kept[r] + 2 * width + unit, f.kept_act(of_n, n));
+            if (s.keeping) store(s.kept[r] + 2 * width + unit, n);
         },
         nothing_more);
 }
@@ -284,9 +264,9 @@ static void simple_step(const Functions& f, const Weights& w, int64_t rows, int6
     for_units<1>(
         rows, units, s, s.state.drop(rows, width, s.h), w.of_state(), inputs,
         [&](int64_t r, int64_t unit, int64_t at, const float* in, const float* sum) {
-            const Vec of_h = load(in) + load(sum), next = f.act(of_h);
+            const Vec next = f.act(load(in) + load(sum));
             store(s.h_next + at, next);
-            if (s.keeping) store(s.kept[r] + unit, f.kept_act(of_h, next));
+            if (s.keeping) store(s.kept[r] + unit, next);
         },
         nothing_more);
 }

@@ -29,6 +29,9 @@ ACTIVATIONS = _number(
     *("leaky_relu", "elu", "selu", "softsign", "silu", "hard_silu"),
 )
 ACTIVATION_PARAMETERS: Mapping[str, str] = {"leaky_relu": "negative_slope", "elu": "alpha"}
+# These fall somewhere, so that their derivative is no function of their value, and the kernel has
+# none. So do those with an option below 0.
+FALLING = (ACTIVATIONS["silu"], ACTIVATIONS["hard_silu"])
 
 # What a call returns.
 RESULTS = _number(

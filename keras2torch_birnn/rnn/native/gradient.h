@@ -57,26 +57,9 @@ static inline Vec slope(int64_t kind, float parameter, Vec y) {
             return rest * rest;
         }
         case K2T_SILU:
-        case K2T_HARD_SILU: break;  // slope_at
+        case K2T_HARD_SILU: break;  // refused by k2t_gradient
     }
     __builtin_trap();
-}
-
-// Of the nonlinearities that fall somewhere: y of x.
-static inline Vec slope_at(int64_t kind, float parameter, Vec x, Vec y) {
-    switch (static_cast<K2tActivation>(kind)) {
-        case K2T_SILU: {
-            const Vec s = sigmoid(x);
-            return s + y * (1.0f - s);
-        }
-        case K2T_HARD_SILU: {
-            const Vec rising = x * (1.0f / 3.0f) + 0.5f;
-            return x <= -3.0f ? Vec{} : x < 3.0f ? rising : all(1.0f);
-        }
-        case K2T_LEAKY_RELU: return x > 0.0f ? all(1.0f) : all(parameter);
-        case K2T_ELU: return x > 0.0f ? all(1.0f) : y + parameter;
-        default: __builtin_trap();
-    }
 }
 
 // A nonlinearity's value and slope.
@@ -84,27 +67,17 @@ struct Point {
     Vec y, slope;
 };
 
-// From what the run kept of a gate or of the other nonlinearity; and the latter of a value.
+// From the value of a gate or of the other nonlinearity.
 struct StandardSlopes : Standard {
     using Standard::Standard;
     Point gate_at(Vec y) const { return {y, y * (1.0f - y)}; }
     Point act_at(Vec y) const { return {y, 1.0f - y * y}; }
-    Point act_of(Vec x) const { return act_at(act(x)); }
 };
 
 struct ConfiguredSlopes : Configured {
     using Configured::Configured;
-    Point gate_at(Vec kept) const {
-        const Vec y = gate_from_sum ? gate(kept) : kept;
-        return point(gate_kind, gate_parameter, gate_from_sum, kept, y);
-    }
-    Point act_at(Vec kept) const {
-        return point(act_kind, act_parameter, act_from_sum, kept, act_from_sum ? act(kept) : kept);
-    }
-    Point act_of(Vec x) const { return point(act_kind, act_parameter, act_from_sum, x, act(x)); }
-    static Point point(int64_t kind, float parameter, bool from_sum, Vec x, Vec y) {
-        return {y, from_sum ? slope_at(kind, parameter, x, y) : slope(kind, parameter, y)};
-    }
+    Point gate_at(Vec y) const { return {y, slope(gate_kind, gate_parameter, y)}; }
+    Point act_at(Vec y) const { return {y, slope(act_kind, act_parameter, y)}; }
 };
 
 // ---- one step of one row: gradients of the sums that the gates were taken of -----------------------
@@ -126,7 +99,7 @@ static void lstm_slopes(const Slopes& f, int64_t width, const float* kept, const
         fetch<6>(next + u, width);
         const Point i = f.gate_at(load(kept + u)), forget = f.gate_at(load(kept + width + u));
         const Point g = f.act_at(load(kept + 2 * width + u)), o = f.gate_at(load(kept + 3 * width + u));
-        const Point shown = f.act_of(load(kept + 4 * width + u));
+        const Point shown = f.act_at(f.act(load(kept + 4 * width + u)));
         const Vec d = load(d_h + u), c = load(d_c + u) + d * o.y * shown.slope;
         keep(gates + u, width, c * g.y * i.slope, c * load(c_before + u) * forget.slope,
              c * i.y * g.slope, d * shown.y * o.slope);

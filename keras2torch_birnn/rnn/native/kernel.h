@@ -147,7 +147,7 @@ K2T_EXPORT int64_t k2t_gradient_packed_size(int64_t isa, const K2tShape* shape);
 K2T_EXPORT int64_t k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weight_ih,
                                      const float* weight_hh, float* packed);
 
-// The gradient of a run.
+// The gradient of a run. Of an activation that falls somewhere there is none: its code is unknown here.
 K2T_EXPORT int64_t k2t_gradient(int64_t isa, const K2tGradient* call);
 
 // Use an OpenMP runtime's threads: the address of its GOMP_parallel, or null for our own threads.
