@@ -140,17 +140,6 @@ struct Layer {
         std::vector<Floats> d_weights;
         Floats d_start(final.size()), d_x(x.size());
         K2tGradient back{};
-        back.shape = shape;
-        back.activation = call.activation;
-        back.recurrent_activation = call.recurrent_activation;
-        back.directions = 2;
-        back.batch = n.batch;
-        back.time = n.time;
-        back.threads = threads;
-        back.lengths = call.lengths;
-        back.x = call.x;
-        back.x_batch_stride = call.x_batch_stride;
-        back.x_time_stride = call.x_time_stride;
         back.d_out = call.out;
         back.d_out_batch_stride = n.time * width;
         back.d_out_time_stride = width;
@@ -159,14 +148,10 @@ struct Layer {
         back.d_x = d_x.data();
         for (int i = 0; i < 8; ++i) d_weights.emplace_back(gates * n.units * sizes[i % 4]);
         for (int d = 0; d < 2; ++d) {
-            back.packed[d] = packed_back[d].get();
-            back.kept[d] = kept[d].data();
-            back.c_0[d] = call.c_0[d];
-            back.input_masks[d] = call.input_masks[d];
-            back.state_masks[d] = call.state_masks[d];
+            weights.packed[d] = packed_back[d].get();
             for (int i = 0; i < 4; ++i) back.d_weights[d][i] = d_weights[4 * d + i].data();
         }
-        if (k2t_gradient(isa, &back)) std::abort();
+        if (k2t_gradient(isa, &call, &back)) std::abort();
         d_weights.push_back(d_start);
         d_weights.push_back(d_x);
         for (const Floats& one : d_weights) all.insert(all.end(), one.begin(), one.end());

@@ -167,10 +167,9 @@ class Call:
         return run_words(self.isa, "recurrent", words)
 
     def run_back(self) -> int:
+        call = library.RUN.pack(self.alive.address, *self.codes, *self.rest)
         task = library.Gradient()
-        task.shape, task.directions = self.weights.shape, self.weights.directions
-        task.activation, task.recurrent_activation, *_ = self.codes
-        return int(library.library().k2t_gradient(self.isa, ctypes.byref(task)))
+        return int(library.library().k2t_gradient(self.isa, call, ctypes.byref(task)))
 
 
 def run_words(isa: int, operation: str | int, words: Sequence[int]) -> int:

@@ -93,8 +93,7 @@ bool knows_shape(const K2tKernel* with, const K2tShape& shape) {
 }
 
 // Whether a call's layer is known: its cell and the number of directions.
-template <class Call>
-bool knows_layer(const K2tKernel* with, const Call& call) {
+bool knows_layer(const K2tKernel* with, const K2tCall& call) {
     return knows_shape(with, call.shape) && k2t_knows(call.activation, K2T_ACTIVATIONS) &&
            k2t_knows(call.recurrent_activation, K2T_ACTIVATIONS) && k2t_knows(call.directions - 1, 2);
 }
@@ -149,17 +148,16 @@ struct Team {
     }
 };
 
-template <class Call>
-Team team_for(const Call& call, int64_t features, bool training) {
+Team team_for(const K2tCall& call) {
     const int64_t steps = call.lengths
                               ? std::accumulate(call.lengths, call.lengths + call.batch, int64_t{0})
                               : call.batch * call.time;
     const double work = static_cast<double>(steps * call.directions) *
                         static_cast<double>(call.shape.units) *
-                        static_cast<double>(call.shape.units + features);
+                        static_cast<double>(call.shape.units + call.shape.features);
     const int64_t threads = work < SMALL ? 1 : std::max<int64_t>(call.threads, 1);
     // In training, torch's own threads compute before and after this call.
-    ThreadGain* const gain = training || threads < 2 ? nullptr : gain_of(work);
+    ThreadGain* const gain = call.kept[0] || threads < 2 ? nullptr : gain_of(work);
     return {threads, gain, gain && gain->rests()};
 }
 
@@ -171,8 +169,7 @@ struct Tasks {
     int64_t blocks;
     std::vector<uint8_t> visits;
 
-    template <class Call>
-    Tasks(const Call& call, const K2tKernel& with, Team team)
+    Tasks(const K2tCall& call, const K2tKernel& with, Team team)
         : team(team), directions(call.directions), order(static_cast<size_t>(call.batch)) {
         std::iota(order.begin(), order.end(), 0);
         if (const int64_t* lengths = call.lengths)
@@ -294,8 +291,7 @@ bool has_slope(int64_t kind, double parameter) {
     return kind != K2T_SILU && kind != K2T_HARD_SILU && !falls_below;
 }
 
-template <class Call>
-bool lengths_fit(const Call& call) {
+bool lengths_fit(const K2tCall& call) {
     if (!call.lengths) return true;
     return std::all_of(call.lengths, call.lengths + call.batch,
                        [&](int64_t length) { return length >= 0 && length <= call.time; });
@@ -339,7 +335,7 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
     if (!knows_layer(known, call) || !k2t_knows(call.merge, K2T_MERGES)) return K2T_UNKNOWN_CODE;
     if (!lengths_fit(call)) return K2T_WRONG_LENGTH;
     const K2tKernel& with = *known;
-    const Team team = team_for(call, call.shape.features, call.kept[0]);
+    const Team team = team_for(call);
     const UnitSplit split = choose_split(call, with, team);
     if (split.parts > 1) return run_split(call, with, team, split);
     Tasks tasks(call, with, team);
@@ -378,31 +374,32 @@ int64_t k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weigh
     return K2T_DONE;
 }
 
-int64_t k2t_gradient(int64_t isa, const K2tGradient* call) try {
+int64_t k2t_gradient(int64_t isa, const K2tRun* run, const K2tGradient* gradient) try {
+    const K2tWayBack call{{*run->weights, *run}, *gradient};
     const K2tKernel* const known = k2t_kernel(isa);
-    if (!knows_layer(known, *call) || !known->gradient_run ||
-        !has_slope(call->activation, call->activation_parameter) ||
-        !has_slope(call->recurrent_activation, call->recurrent_activation_parameter))
+    if (!knows_layer(known, call) || !known->gradient_run ||
+        !has_slope(call.activation, call.activation_parameter) ||
+        !has_slope(call.recurrent_activation, call.recurrent_activation_parameter))
         return K2T_UNKNOWN_CODE;
-    if (!lengths_fit(*call)) return K2T_WRONG_LENGTH;
+    if (!lengths_fit(call)) return K2T_WRONG_LENGTH;
     const K2tKernel& with = *known;
-    Tasks tasks(*call, with, team_for(*call, call->shape.features, true));
-    if (call->d_x && call->directions == 2)
-        tasks.visits.resize(static_cast<size_t>(call->batch * call->time));
+    Tasks tasks(call, with, team_for(call));
+    if (call.d_x && call.directions == 2)
+        tasks.visits.resize(static_cast<size_t>(call.batch * call.time));
     // Of each task, so that they are added up in the same order, whichever thread is the first.
     thread_local Memory all_sums;
-    const int64_t size = with.sums_size(call->shape), directions = call->directions;
+    const int64_t size = with.sums_size(call.shape), directions = call.directions;
     float* const sums = all_sums.at_least(size * tasks.blocks * directions);
     if (!sums) return K2T_NO_MEMORY;
     auto sums_of = [&](int64_t direction) { return sums + direction * tasks.blocks * size; };
     const bool done = tasks.run(
-        [&](int64_t rows) { return with.gradient_scratch_size(*call, rows); },
+        [&](int64_t rows) { return with.gradient_scratch_size(call, rows); },
         [&](const K2tTask& task, float* scratch) {
-            with.gradient_run(*call, task, sums_of(task.direction) + task.first * size, scratch);
+            with.gradient_run(call, task, sums_of(task.direction) + task.first * size, scratch);
         });
     if (!done) return K2T_NO_MEMORY;
     auto write = [&](int64_t direction) {
-        with.write_sums(*call, direction, sums_of(direction), tasks.blocks);
+        with.write_sums(call, direction, sums_of(direction), tasks.blocks);
     };
     pool::run(tasks.team.threads, directions,
               [](void* context, int64_t index) { (*static_cast<decltype(write)*>(context))(index); }, &write);

@@ -4,8 +4,7 @@
 // ---- a cell's two nonlinearities ------------------------------------------------------------------
 
 struct Standard {  // of most models: no switch in the inner loop
-    template <class Call>
-    explicit Standard(const Call&) {}
+    explicit Standard(const K2tCall&) {}
     Vec gate(Vec x) const { return sigmoid(x); }
     Vec act(Vec x) const { return hyperbolic_tangent(x); }
 };
@@ -13,8 +12,7 @@ struct Standard {  // of most models: no switch in the inner loop
 struct Configured {
     int64_t gate_kind, act_kind;
     float gate_parameter, act_parameter;
-    template <class Call>
-    explicit Configured(const Call& call)
+    explicit Configured(const K2tCall& call)
         : gate_kind(call.recurrent_activation),
           act_kind(call.activation),
           gate_parameter(static_cast<float>(call.recurrent_activation_parameter)),
@@ -23,19 +21,14 @@ struct Configured {
     Vec act(Vec x) const { return activate(act_kind, act_parameter, x); }
 };
 
-template <class Call>
-static bool is_standard(const Call& call) {
-    return call.activation == K2T_TANH &&
-           (call.recurrent_activation == K2T_SIGMOID || call.shape.kind == K2T_SIMPLE);
-}
-
 // Call body(functions) with the nonlinearities of a call.
-template <class Usual = Standard, class Call, class Body>
-static void with_functions(const Call& call, Body body) {
-    if (is_standard(call))
+template <class Usual = Standard, class Other = Configured, class Body>
+static void with_functions(const K2tCall& call, Body body) {
+    if (call.activation == K2T_TANH &&
+        (call.recurrent_activation == K2T_SIGMOID || call.shape.kind == K2T_SIMPLE))
         body(Usual(call));
     else
-        body(Configured(call));
+        body(Other(call));
 }
 
 // ---- one step -------------------------------------------------------------------------------------

@@ -168,18 +168,18 @@ static void clear_padding(int64_t units, int64_t width, int64_t parts, float* ga
 
 // ---- the whole sequence ---------------------------------------------------------------------------
 
-static int64_t gradient_scratch_size(const K2tGradient& call, int64_t rows) {
+static int64_t gradient_scratch_size(const K2tCall& call, int64_t rows) {
     const int64_t width = whole(call.shape.units);
     return GatheredSteps::size(call.shape) + 3 * rows * width + width +
            (has_masks(call.state_masks) ? masks_size(call.shape, rows) : 0);
 }
 
 template <class Slopes>
-static void gradient_with(const Slopes& f, const K2tGradient& call, const K2tTask& task, float* sums,
+static void gradient_with(const Slopes& f, const K2tWayBack& call, const K2tTask& task, float* sums,
                           float* memory) {
     const int64_t kind = call.shape.kind, units = call.shape.units, width = whole(units);
     const int64_t rows = task.count, d = task.direction, count = gate_count(kind);
-    const int64_t kept_size = kept_parts(kind) * width, parts = gradient_parts(kind);
+    const int64_t parts = gradient_parts(kind);
     auto take = [&](int64_t floats) { return (memory += floats) - floats; };
     GatheredSteps gathered(call, task, sums, take(GatheredSteps::size(call.shape)));
     float* d_h = take(rows * width);
@@ -205,10 +205,7 @@ static void gradient_with(const Slopes& f, const K2tGradient& call, const K2tTas
         }
     };
 
-    // Rows come in order of falling length, so those that have begun are the first ones.
-    auto length = [&](int64_t r) { return call.lengths ? int64_t(call.lengths[task.row(r)]) : call.time; };
-    auto time = [&](int64_t r, int64_t step) { return d == 1 ? length(r) - 1 - step : step; };
-    auto kept = [&](int64_t r, int64_t t) { return call.kept[d] + (task.row(r) * call.time + t) * kept_size; };
+    const TaskRows all{call, task};
     auto from = [&](const float* state, float* to) {
         copy(nullptr, width, to);
         if (state) copy(state, units, to);
@@ -219,17 +216,16 @@ static void gradient_with(const Slopes& f, const K2tGradient& call, const K2tTas
             from(state_in(call, call.d_final, d, 1, task.row(r)), d_c + r * width);
     }
     int64_t n = 0;
-    for (int64_t step = rows ? length(0) - 1 : -1; step >= 0; --step) {
-        while (n < rows && length(n) > step) ++n;
+    for (int64_t step = rows ? all.length(0) - 1 : -1; step >= 0; --step) {
+        while (n < rows && all.length(n) > step) ++n;
         float* gates = gathered.room_for(n);
         for (int64_t r = 0; r < n; ++r) {
-            const int64_t t = time(r, step);
-            const float *at = kept(r, t), *next = step ? kept(r, time(r, step - 1)) : at;
+            const float *at = all.kept(r, step), *next = step ? all.kept(r, step - 1) : at;
             float *d_row = d_h + r * width, *to = gates + r * size;
             if (call.d_out)
                 merge_into(d_row, K2T_SUM,
                            call.d_out + task.row(r) * call.d_out_batch_stride +
-                               t * call.d_out_time_stride + d * units,
+                               all.time(r, step) * call.d_out_time_stride + d * units,
                            units);
             switch (static_cast<K2tKind>(kind)) {
                 case K2T_LSTM: {
@@ -251,15 +247,14 @@ static void gradient_with(const Slopes& f, const K2tGradient& call, const K2tTas
         if (kind == K2T_GRU_BEFORE) {
             carry_back(n, 2, 1, gates + 2 * width, d_reset);
             for (int64_t r = 0; r < n; ++r) {
-                reset_slopes(f, width, kept(r, time(r, step)), d_reset + r * width, d_h + r * width,
-                             gates + r * size);
+                reset_slopes(f, width, all.kept(r, step), d_reset + r * width, d_h + r * width, gates + r * size);
                 clear_padding(units, width, 1, gates + r * size);
             }
             carry_back(n, 0, 2, gates, d_h);
         } else {
             carry_back(n, 0, count, gates, d_h);
         }
-        for (int64_t r = 0; r < n; ++r) gathered.count(r, time(r, step), kept(r, time(r, step)));
+        for (int64_t r = 0; r < n; ++r) gathered.count(r, step);
     }
     gathered.finish();
     for (int64_t r = 0; r < rows; ++r) {
@@ -269,9 +264,7 @@ static void gradient_with(const Slopes& f, const K2tGradient& call, const K2tTas
     }
 }
 
-static void gradient_run(const K2tGradient& call, const K2tTask& task, float* sums, float* memory) {
-    if (is_standard(call))
-        gradient_with(StandardSlopes(call), call, task, sums, memory);
-    else
-        gradient_with(ConfiguredSlopes(call), call, task, sums, memory);
+static void gradient_run(const K2tWayBack& call, const K2tTask& task, float* sums, float* memory) {
+    with_functions<StandardSlopes, ConfiguredSlopes>(
+        call, [&](auto slopes) { gradient_with(slopes, call, task, sums, memory); });
 }

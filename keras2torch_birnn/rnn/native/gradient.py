@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from keras2torch_birnn.rnn.layer import RnnCall, RnnLayer
 from keras2torch_birnn.rnn.native.library import (
+    RUN,
     Gradient,
     Shape,
+    Weights,
     check_code,
     instruction_set,
     library,
 )
-from keras2torch_birnn.rnn.native.op import compute, stack_masks, to_int64, use_torch_threads
+from keras2torch_birnn.rnn.native.op import (
+    compute,
+    describe_run,
+    stack_masks,
+    to_int64,
+    use_torch_threads,
+)
 from keras2torch_birnn.rnn.native.packing import aligned_address, empty_aligned, empty_floats
 
 
@@ -60,38 +68,26 @@ def gradient(
     layer, call and kept: of ``run_keeping``. d_out, d_final: gradients of its outputs and states,
     None for zeros. Of an absent bias there is a gradient, too.
     """
-    cell, states, weights = layer.cell, layer.state_count(), layer.get_weights()
-    kind, act, gate = cell.codes
+    cell, weights = layer.cell, layer.get_weights()
     x = call.x if call.x.stride(2) == 1 else call.x.contiguous()
     batch, time, features = x.shape
     units, directions = layer.get_weight_hh().shape[1], len(weights)
     isa = instruction_set()
     stacked = stack_masks(call.masks)
-    shape = Shape(kind, features, units, stacked.apart)
     # Past the lengths, and of an empty batch, the kernel writes nothing.
     empty = torch.Tensor.new_zeros if batch == 0 else torch.Tensor.new_empty
     d_parameters = [
-        tuple(empty(hh, size) for size in (ih.shape, hh.shape, hh.shape[:1], hh.shape[:1]))
+        empty(hh, size)
         for ih, hh, _, _ in weights
+        for size in (ih.shape, hh.shape, hh.shape[:1], hh.shape[:1])
     ]
-    d_start = empty_floats(directions * states, batch, units)
+    d_start = empty_floats(directions * layer.state_count(), batch, units)
     d_x = None
     if of_x:
         d_x = empty_floats(batch, time, features)
         if call.lengths is not None or batch == 0:
             d_x.zero_()
     task = Gradient()
-    task.shape = shape
-    task.activation, task.recurrent_activation = act, gate
-    task.activation_parameter, task.recurrent_activation_parameter = cell.options
-    task.directions, task.batch, task.time = directions, batch, time
-    task.threads = torch.get_num_threads()
-    alive: list[Any] = [stacked, x]  # until the kernel has run
-    if call.lengths is not None:
-        alive.append(to_int64(call.lengths))
-        task.lengths = alive[-1].data_ptr()
-    task.x, task.x_batch_stride, task.x_time_stride = x.data_ptr(), *x.stride()[:2]
-    task.input_masks[:], task.state_masks[:] = stacked.inputs, stacked.state
     if d_out is not None:
         d_out = d_out if d_out.stride(2) == 1 else d_out.contiguous()
         task.d_out = d_out.data_ptr()
@@ -100,25 +96,26 @@ def gradient(
         d_final = d_final.contiguous()
         task.d_final = d_final.data_ptr()
     task.d_start, task.d_x = d_start.data_ptr(), None if d_x is None else d_x.data_ptr()
-    initial = [s.contiguous() for s in call.states()]
-    kept = [k.contiguous() for k in kept]  # hooks of saved tensors may give them in other strides
+    task.d_weights[: 4 * directions] = [one.data_ptr() for one in d_parameters]
+    shape = Shape(cell.codes[0], features, units, stacked.apart)
     size = library().k2t_gradient_packed_size(isa, ctypes.byref(shape))
-    for d, (ih, hh, _, _) in enumerate(weights):
-        packed = empty_aligned(size)
+    packed = [empty_aligned(size) for _ in weights]
+    for (ih, hh, _, _), data in zip(weights, packed, strict=True):
         given = [w.detach().contiguous() for w in (ih, hh)]
         library().k2t_gradient_pack(
             isa,
             ctypes.byref(shape),
             given[0].data_ptr() if of_x else None,
             given[1].data_ptr(),
-            aligned_address(packed),
+            aligned_address(data),
         )
-        alive.append(packed)
-        task.packed[d], task.kept[d] = aligned_address(packed), kept[d].data_ptr()
-        task.d_weights[4 * d : 4 * d + 4] = [one.data_ptr() for one in d_parameters[d]]
-        if states == 2 and initial:
-            task.c_0[d] = initial[2 * d + 1].data_ptr()
+    back = Weights(shape, directions, tuple(map(aligned_address, packed)))
+    lengths = None if call.lengths is None else to_int64(call.lengths)
+    initial = [s.contiguous() for s in call.states()]
+    kept = [k.contiguous() for k in kept]  # hooks of saved tensors may give them in other strides
+    run = describe_run(cell.codes, cell.options, 0, x, lengths, initial, kept, stacked)
     use_torch_threads()
     if batch:
-        check_code(library().k2t_gradient(isa, ctypes.byref(task)))
-    return d_x, list(d_start.unbind(0)), [d for each in d_parameters for d in each]
+        words = RUN.pack(ctypes.addressof(back), *run)
+        check_code(library().k2t_gradient(isa, words, ctypes.byref(task)))
+    return d_x, list(d_start.unbind(0)), d_parameters

@@ -27,6 +27,9 @@ static inline bool has_masks(const float* const* masks) { return masks[0] || mas
 // A run and its weights in one struct.
 struct K2tCall : K2tWeights, K2tRun {};
 
+// And what the gradient of a run reads and writes.
+struct K2tWayBack : K2tCall, K2tGradient {};
+
 // One direction over some rows of the batch: order[first], order[first + stride], ...
 struct K2tTask {
     int64_t direction;
@@ -57,10 +60,10 @@ struct K2tKernel {
     int64_t (*kept_parts)(int64_t kind);
     int64_t (*gradient_packed_size)(const K2tShape&);
     void (*gradient_pack)(const K2tShape&, const float*, const float*, float*);
-    int64_t (*gradient_scratch_size)(const K2tGradient&, int64_t rows);
-    void (*gradient_run)(const K2tGradient&, const K2tTask&, float* sums, float* scratch);
+    int64_t (*gradient_scratch_size)(const K2tCall&, int64_t rows);
+    void (*gradient_run)(const K2tWayBack&, const K2tTask&, float* sums, float* scratch);
     int64_t (*sums_size)(const K2tShape&);
-    void (*write_sums)(const K2tGradient&, int64_t direction, const float* sums, int64_t tasks);
+    void (*write_sums)(const K2tWayBack&, int64_t direction, const float* sums, int64_t tasks);
     int64_t (*operate)(int64_t code, const int64_t* words, const K2tPlaces&);
     int64_t (*task_rows)(const K2tShape&) = nullptr;  // the most of a task, where it is not MOST_ROWS
 };

@@ -75,27 +75,9 @@ struct K2tProgram {
     int64_t threads;
 };
 
-// The gradient of one layer's run, all directions: from what was kept of it and the gradients of its
-// outputs and final states, the gradients of its weights, input and the states it started with.
+// Of the gradient of one layer's run, all directions: the gradients of its outputs and final states, and places for
+// those of its weights, input and the states it started with.
 struct K2tGradient {
-    K2tShape shape;
-    int64_t activation;
-    int64_t recurrent_activation;
-    double activation_parameter;
-    double recurrent_activation_parameter;
-    int64_t directions;
-    int64_t batch;
-    int64_t time;
-    int64_t threads;
-    const int64_t* lengths;                 // as in the run
-    const float* packed[2];                 // from k2t_gradient_pack
-    const float* kept[2];
-    const float* c_0[2];                    // LSTM only: as in the run
-    const float* x;                         // as in the run, like the masks
-    int64_t x_batch_stride;
-    int64_t x_time_stride;
-    const float* input_masks[2];
-    const float* state_masks[2];
     const float* d_out;                     // (B, T, D * H), units contiguous, or null: zeros
     int64_t d_out_batch_stride;
     int64_t d_out_time_stride;
@@ -147,8 +129,9 @@ K2T_EXPORT int64_t k2t_gradient_packed_size(int64_t isa, const K2tShape* shape);
 K2T_EXPORT int64_t k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weight_ih,
                                      const float* weight_hh, float* packed);
 
-// The gradient of a run. Of an activation that falls somewhere there is none: its code is unknown here.
-K2T_EXPORT int64_t k2t_gradient(int64_t isa, const K2tGradient* call);
+// The gradient of a run, which is given as it was but for its weights: they are those of k2t_gradient_pack. Of an
+// activation that falls somewhere there is none: its code is unknown here.
+K2T_EXPORT int64_t k2t_gradient(int64_t isa, const K2tRun* run, const K2tGradient* gradient);
 
 // Use an OpenMP runtime's threads: the address of its GOMP_parallel, or null for our own threads.
 K2T_EXPORT void k2t_use_threads_of(void* gomp_parallel);

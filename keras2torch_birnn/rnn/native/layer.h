@@ -56,8 +56,8 @@ static float* output(const K2tCall& call, int64_t direction, int64_t row, int64_
 }
 
 // The place of a direction's h (0) or c (1) of a row in (D * S, B, H); null if `all` is.
-template <class Call, class Float>
-static Float* state_in(const Call& call, Float* all, int64_t direction, int64_t which, int64_t row) {
+template <class Float>
+static Float* state_in(const K2tCall& call, Float* all, int64_t direction, int64_t which, int64_t row) {
     const int64_t states = state_count(call.shape.kind);
     if (!all) return nullptr;
     return all + ((direction * states + which) * call.batch + row) * call.shape.units;
@@ -108,12 +108,9 @@ static void input_product(const K2tShape& shape, const Packed& w, int64_t rows, 
     for (int64_t unit = first_panel * LANES; unit < (first_panel + panels) * LANES; unit += LANES) {
         const float* panel = w.input + unit * gates * in;
         const float* bias = w.bias_ih + unit * gates;
-        float* to = out.of(unit);
-        switch (gates) {
-            case 4: product_of_gates<4>(rows, in, x, apart, panel, bias, to, stride); break;
-            case 3: product_of_gates<3>(rows, in, x, apart, panel, bias, to, stride); break;
-            default: product_of_gates<1>(rows, in, x, apart, panel, bias, to, stride);
-        }
+        with_count<4>(gates, [&](auto g) {
+            product_of_gates<decltype(g)::value>(rows, in, x, apart, panel, bias, out.of(unit), stride);
+        });
     }
 }
 

@@ -18,7 +18,7 @@ from keras2torch_birnn.rnn.native import codes
 from keras2torch_birnn.rnn.native.processors import kernels_of, source_hash
 from keras2torch_birnn.schema import ACTIVATION_OPTIONS
 
-_pointer, _int, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+_pointer, _int = ctypes.c_void_p, ctypes.c_int64
 
 
 class Shape(ctypes.Structure):
@@ -57,24 +57,6 @@ class Gradient(ctypes.Structure):
     """``K2tGradient``."""
 
     _fields_ = (
-        ("shape", Shape),
-        ("activation", _int),
-        ("recurrent_activation", _int),
-        ("activation_parameter", _double),
-        ("recurrent_activation_parameter", _double),
-        ("directions", _int),
-        ("batch", _int),
-        ("time", _int),
-        ("threads", _int),
-        ("lengths", _pointer),
-        ("packed", _pointer * 2),
-        ("kept", _pointer * 2),
-        ("c_0", _pointer * 2),
-        ("x", _pointer),
-        ("x_batch_stride", _int),
-        ("x_time_stride", _int),
-        ("input_masks", _pointer * 2),
-        ("state_masks", _pointer * 2),
         ("d_out", _pointer),
         ("d_out_batch_stride", _int),
         ("d_out_time_stride", _int),
@@ -242,7 +224,7 @@ _FUNCTIONS: Mapping[str, tuple[Sequence[Any], Any, Any]] = {
     "k2t_kept_parts": ((_int,), _int, _check_size),
     "k2t_gradient_packed_size": ((_int, _shape), _int, _check_size),
     "k2t_gradient_pack": ((_int, _shape, *[_pointer] * 3), _int, _check_result),
-    "k2t_gradient": ((_int, ctypes.POINTER(Gradient)), _int, None),
+    "k2t_gradient": ((_int, ctypes.c_char_p, ctypes.POINTER(Gradient)), _int, None),
     "k2t_use_threads_of": ((_pointer,), None, None),
 }
 

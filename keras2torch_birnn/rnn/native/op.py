@@ -94,7 +94,7 @@ def compute(
     Raises:
         ValueError: a shape does not fit.
     """
-    kind, act, gate = cell
+    kind = cell[0]
     directions, states = len(parameters) // 4, STATES[kind]
     batch, time, given = x.shape
     features, units = weight_sizes(parameters)
@@ -121,17 +121,8 @@ def compute(
     else:
         packed = cached_pack(kind, parameters, isa)
     alive = [s.contiguous() for s in initial]
-    call = (
-        *(act, gate, *options, merge, batch, time, torch.get_num_threads()),
-        *(x.data_ptr(), *x.stride()[:2]),
-        0 if lengths is None else lengths.data_ptr(),
-        *order_states([s.data_ptr() for s in alive], states),
-        out.data_ptr(),
-        0 if ends is None else ends.data_ptr(),
-        *two_addresses(kept),
-        *stacked.inputs,
-        *stacked.state,
-    )
+    places = out.data_ptr(), 0 if ends is None else ends.data_ptr()
+    call = describe_run(cell, options, merge, x, lengths, alive, kept, stacked, places)
     use_torch_threads()
     code = library().k2t_run(isa, RUN.pack(packed.address, *call))
     if code == STALE:
@@ -140,6 +131,35 @@ def compute(
         code = library().k2t_run(isa, RUN.pack(packed.unchecked, *call))
     check_code(code)
     return out, ends
+
+
+def describe_run(
+    cell: Sequence[int],
+    options: Sequence[float],
+    merge: int,
+    x: Tensor,
+    lengths: Tensor | None,
+    initial: Sequence[Tensor],
+    kept: Sequence[Tensor],
+    masks: StackedMasks,
+    places: tuple[int, int] = (0, 0),
+) -> tuple[float, ...]:
+    """Return the fields of a ``K2tRun`` after its weights: addresses of tensors that must live.
+
+    The arguments are those of ``compute``, as the kernel reads them. places: where outputs and
+    final states go, 0 for nowhere.
+    """
+    kind, act, gate = cell
+    return (
+        *(act, gate, *options, merge, *x.shape[:2], torch.get_num_threads()),
+        *(x.data_ptr(), *x.stride()[:2]),
+        0 if lengths is None else lengths.data_ptr(),
+        *order_states([s.data_ptr() for s in initial], STATES[kind]),
+        *places,
+        *two_addresses(kept),
+        *masks.inputs,
+        *masks.state,
+    )
 
 
 _NONE = [0, 0]

@@ -259,7 +259,7 @@ static void product_turned(int64_t rows, int64_t k, const float* a, int64_t a_st
     const int64_t blocks = (rows + most_rows(1) - 1) / most_rows(1);
     for (int64_t b = 0, row = 0; b < blocks; ++b) {
         const int64_t height = rows / blocks + (b < rows % blocks);
-        Blocks<1, most_rows(1), true>::of(height)(k, a + row, a_stride, panel, start, 0, out + row * LANES, LANES);
+        block_of<1, most_rows(1), true>(height)(k, a + row, a_stride, panel, start, 0, out + row * LANES, LANES);
         row += height;
     }
 }
@@ -362,12 +362,10 @@ static void convolve_block(int64_t k, const int64_t* offsets, const float* from,
 
 using Convolve = void (*)(int64_t, const int64_t*, const float*, const float*, const float*, float*, int64_t, int64_t);
 
-template <int64_t V, bool LAST, int64_t R = MOST_CHANNELS>
+template <int64_t V, bool LAST>
 static Convolve convolve_of(int64_t channels) {
-    if constexpr (R == 1)
-        return convolve_block<1, V, LAST>;
-    else
-        return channels == R ? convolve_block<R, V, LAST> : convolve_of<V, LAST, R - 1>(channels);
+    return with_count<MOST_CHANNELS>(
+        channels, [](auto r) -> Convolve { return convolve_block<decltype(r)::value, V, LAST>; });
 }
 
 // images, channels, k, rows, columns, distance of rows; from, its distance of images; weights (channels, k);

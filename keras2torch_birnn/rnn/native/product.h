@@ -4,6 +4,18 @@
 // gates of a unit come out side by side in V accumulators, and the cell's equations follow at once.
 // Packed: [panel][k][gate][lane], padded with zeros to whole panels.
 
+// Call body(Count<n>{}) for a count n of 1 to MOST.
+template <int64_t N>
+struct Count {
+    static constexpr int64_t value = N;
+};
+template <int64_t MOST, class Body>
+static auto with_count(int64_t count, Body body) {
+    if constexpr (MOST > 1)
+        if (count < MOST) return with_count<MOST - 1>(count, body);
+    return body(Count<MOST>{});
+}
+
 constexpr int64_t whole(int64_t units) { return (units + LANES - 1) / LANES * LANES; }
 
 // weight (G*H, K), the gates [first, first + V) -> panels. Apart: [panel][gate][k][lane].
@@ -85,16 +97,13 @@ constexpr int64_t most_rows(int64_t v) {
 
 constexpr int64_t chains(int64_t v, int64_t r) { return r * v >= 8 ? 1 : r * v >= 4 ? 2 : 4; }
 
-template <int64_t V, int64_t R = most_rows(V), bool TURNED = false>
-struct Blocks {
-    static Block of(int64_t rows) {
-        return rows == R ? block<V, R, chains(V, R), TURNED> : Blocks<V, R - 1, TURNED>::of(rows);
-    }
-};
-template <int64_t V, bool TURNED>
-struct Blocks<V, 0, TURNED> {
-    static Block of(int64_t) { return nullptr; }
-};
+// Of 1 to MOST rows.
+template <int64_t V, int64_t MOST = most_rows(V), bool TURNED = false>
+static Block block_of(int64_t rows) {
+    return with_count<MOST>(rows, [](auto r) -> Block {
+        return block<V, decltype(r)::value, chains(V, decltype(r)::value), TURNED>;
+    });
+}
 
 // The largest part of a panel that is used for all rows before the next part is fetched: it stays
 // in the first-level cache.
@@ -113,9 +122,8 @@ static void product(int64_t rows, int64_t k, const float* a, int64_t a_stride, c
         const int64_t length = k - first < part ? k - first : part;
         for (int64_t b = 0, row = 0; b < blocks; ++b) {
             const int64_t height = rows / blocks + (b < rows % blocks);
-            Blocks<V>::of(height)(length, a + row * a_stride + first, a_stride,
-                                  panel + first * V * LANES, start + row * start_stride,
-                                  start_stride, out + row * out_stride, out_stride);
+            block_of<V>(height)(length, a + row * a_stride + first, a_stride, panel + first * V * LANES,
+                                start + row * start_stride, start_stride, out + row * out_stride, out_stride);
             row += height;
         }
         start = out;

@@ -34,7 +34,7 @@ static int64_t sums_size(const K2tShape& shape) {
 }
 
 // Add up the sums of all tasks of a direction, in their order, and write them as torch has them.
-static void write_sums(const K2tGradient& call, int64_t direction, const float* all, int64_t tasks) {
+static void write_sums(const K2tWayBack& call, int64_t direction, const float* all, int64_t tasks) {
     const K2tShape& shape = call.shape;
     const int64_t units = shape.units, gates = gate_count(shape.kind), parts = gradient_parts(shape.kind);
     float* const* to = call.d_weights[direction];
@@ -65,28 +65,25 @@ static void back_product(int64_t rows, int64_t columns, int64_t first, int64_t k
         v = group_of((columns - column) / LANES);
         const float* panel = packed + column * all + first * v * LANES;
         const float* from = start_stride ? start + column : start;
-        float* out = to + column;
-        switch (v) {
-            case 4: product<4>(rows, k, a, a_stride, panel, from, start_stride, out, columns); break;
-            case 3: product<3>(rows, k, a, a_stride, panel, from, start_stride, out, columns); break;
-            case 2: product<2>(rows, k, a, a_stride, panel, from, start_stride, out, columns); break;
-            default: product<1>(rows, k, a, a_stride, panel, from, start_stride, out, columns);
-        }
+        with_count<4>(v, [&](auto vectors) {
+            product<decltype(vectors)::value>(rows, k, a, a_stride, panel, from, start_stride, to + column, columns);
+        });
     }
 }
 
 // ---- gathered rows ------------------------------------------------------------------------------------
 
 struct GatheredSteps {
-    const K2tGradient& call;
+    const K2tWayBack& call;
     const K2tTask& task;
+    const TaskRows at;
     const int64_t d, units, width, features, gates, parts, stride;
     const Sums sums;
     float* d_gates;  // (rows, stride), the parts side by side
     int64_t n = 0;      // rows
 
-    GatheredSteps(const K2tGradient& call, const K2tTask& task, float* to, float* memory)
-        : call(call), task(task), d(task.direction), units(call.shape.units), width(whole(units)),
+    GatheredSteps(const K2tWayBack& call, const K2tTask& task, float* to, float* memory)
+        : call(call), task(task), at{call, task}, d(task.direction), units(call.shape.units), width(whole(units)),
           features(call.shape.features), gates(gate_count(call.shape.kind)),
           parts(gradient_parts(call.shape.kind)), stride(stride_of(call.shape)),
           sums(call.shape, to) {
@@ -111,10 +108,9 @@ struct GatheredSteps {
     }
 
     // Count a row of the task, whose gradients have been written.
-    void count(int64_t row, int64_t time, const float* kept) {
+    void count(int64_t row, int64_t step) {
         row_[n] = row;
-        time_[n] = time;
-        kept_[n++] = kept;
+        step_[n++] = step;
     }
 
     // Add what was gathered to the sums, and begin anew.
@@ -127,9 +123,9 @@ struct GatheredSteps {
         const int64_t kind = call.shape.kind, copies = mask_copies(call.shape);
         const int64_t last = kept_parts(kind) - 1, of_inputs = parts - gates;
         const float *of_x = call.input_masks[d], *of_h = call.state_masks[d];
-        auto input = [&](int64_t, int64_t j) { return x(j); };
+        auto input = [&](int64_t, int64_t j) { return at.input(row_[j], step_[j]); };
         auto state = [&](int64_t gate, int64_t j) {  // what n of GRU before read, was dropped then
-            return kept_[j] + (is_reset(gate) ? last - 1 : last) * width;
+            return at.kept(row_[j], step_[j]) + (is_reset(gate) ? last - 1 : last) * width;
         };
         auto factors = [&](const float* masks, int64_t gate, int64_t j, int64_t columns) {
             const int64_t which = copies > 1 ? gate : 0;
@@ -157,10 +153,6 @@ private:
     // Padded so that rows do not all map to the same cache sets.
     static int64_t stride_of(const K2tShape& shape) {
         return gradient_parts(shape.kind) * whole(shape.units) + LANES;
-    }
-
-    const float* x(int64_t j) const {
-        return call.x + task.row(row_[j]) * call.x_batch_stride + time_[j] * call.x_time_stride;
     }
 
     bool is_reset(int64_t gate) const { return call.shape.kind == K2T_GRU_BEFORE && gate == 2; }
@@ -200,19 +192,13 @@ private:
                 for (int64_t u = 0; u < units; u += TURNED_UNITS) {
                     const int64_t some = units - u < TURNED_UNITS ? units - u : TURNED_UNITS;
                     float* at = out + u * whole(columns);
-                    block_of(v, some)(n, a + u * n, some, panel_, empty_ ? zeros : at,
-                                      empty_ ? 0 : whole(columns), at, whole(columns));
+                    const Block block = with_count<4>(v, [=](auto vectors) {
+                        return block_of<decltype(vectors)::value, TURNED_UNITS, true>(some);
+                    });
+                    block(n, a + u * n, some, panel_, empty_ ? zeros : at, empty_ ? 0 : whole(columns), at,
+                          whole(columns));
                 }
             }
-        }
-    }
-
-    static Block block_of(int64_t v, int64_t rows) {
-        switch (v) {
-            case 4: return Blocks<4, TURNED_UNITS, true>::of(rows);
-            case 3: return Blocks<3, TURNED_UNITS, true>::of(rows);
-            case 2: return Blocks<2, TURNED_UNITS, true>::of(rows);
-            default: return Blocks<1, TURNED_UNITS, true>::of(rows);
         }
     }
 
@@ -245,14 +231,13 @@ private:
                 store(d_x_ + i, load(d_x_ + i) + load(to + i));
         }
         for (int64_t j = 0; j < n; ++j) {
-            const int64_t at = task.row(row_[j]) * call.time + time_[j];
-            write_or_merge(call.directions == 2, task.visits + at, K2T_SUM, d_x_ + j * columns, features,
-                           call.d_x + at * features);
+            const int64_t place = task.row(row_[j]) * call.time + at.time(row_[j], step_[j]);
+            write_or_merge(call.directions == 2, task.visits + place, K2T_SUM, d_x_ + j * columns, features,
+                           call.d_x + place * features);
         }
     }
 
     bool empty_ = true;  // whether nothing was added to the sums of the weights yet
     float *turned_, *panel_, *d_x_, *of_gate_;
-    int64_t row_[GATHERED_ROWS], time_[GATHERED_ROWS];
-    const float* kept_[GATHERED_ROWS];
+    int64_t row_[GATHERED_ROWS], step_[GATHERED_ROWS];
 };
