@@ -49,6 +49,13 @@ def close(got: Any, wanted: Any) -> None:
         torch.testing.assert_close(a, b, **TOLERANCE, equal_nan=True)
 
 
+def near(got: Any, wanted: Any) -> None:
+    """Ask for float64's accuracy: the bits of torch's products depend on where tensors lie."""
+    for a, b in zip(flat(got), flat(wanted), strict=True):
+        assert a.dtype is b.dtype
+        torch.testing.assert_close(a, b, atol=1e-13, rtol=1e-13)
+
+
 def same_bits(got: Any, wanted: Any) -> None:
     assert all(map(torch.equal, flat(got), flat(wanted)))
 
@@ -450,10 +457,10 @@ def test_the_engine_of_the_environment_computes(monkeypatch: pytest.MonkeyPatch)
 def test_other_dtypes_and_precisions_run_the_modules() -> None:
     model, x = k2t.BiGRU(5, 7, 2, batch_first=True).double(), torch.randn(2, 11, 5).double()
     fast = k2t.freeze(model)
-    same_bits(fast(x), by_layers(model, x))
+    near(fast(x), by_layers(model, x))
     assert "one call" not in reasons(fast)
     with torch.autocast("cpu", torch.bfloat16):  # frozen as the weights are
-        same_bits(fast(x), by_layers(model, x))
+        near(fast(x), by_layers(model, x))
         plain = k2t.freeze(nn.Linear(5, 3))
         for _ in range(2):
             assert plain(torch.randn(2, 5)).dtype is torch.float32
