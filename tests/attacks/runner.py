@@ -112,6 +112,7 @@ def child(job: dict[str, Any], out: int, err: int, crimes: int) -> None:
     sys.path.insert(0, job["folder"])  # what a file names could be imported from there
     os.environ.update(job["environment"])
     tempfile.tempdir = None  # some torch asks for it when it is imported
+    sys.dont_write_bytecode = True  # a module imported for the first time is no file of this job
     sys.argv = ["k2t", *job["arguments"]]
     sys.addaudithook(watch(job, lambda text: void(os.write(crimes, f"{text}\n".encode()))))
     cli.main()
