@@ -23,11 +23,16 @@ CASE = Case("gru sum", "none.h5")
 FACTS = dict.fromkeys(("machine", "native_kernel", "python"), "") | {"processors": 2, "threads": 1}
 
 
-def write(stack_: Stack, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
-    """Write a stack's file, in this process."""
+def write_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the files of stacks be written by this process, not by one each."""
     monkeypatch.setattr(
         stack.subprocess, "run", lambda words, **_: stack.main(*map(str, words[3:]))
     )
+
+
+def write(stack_: Stack, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    """Write a stack's file, in this process."""
+    write_here(monkeypatch)
     stack.write_stack(stack_, file := folder / "stack.h5")
     return Case("stack", str(file), None, 3, 7)
 
@@ -75,9 +80,9 @@ def test_a_model_is_timed_by_all_that_are_installed_and_drawn(tmp_path: Path) ->
     assert "<svg" in drawn.read_text("utf-8")
 
 
-@pytest.mark.thorough
 def test_a_sweep_goes_over_all_merges_and_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "CONTENDERS", {})
+    write_here(monkeypatch)
+    monkeypatch.setattr(measure, "measure", lambda case, *_, **__: Row(case, ()))
     words = ("--merge", "all", "--batch", "1,2", "--time", "3", "--units", "3", "--json")
     run = k2t("bench", "--rnn", "lstm", *words)
     assert run.code == 0, run.err
