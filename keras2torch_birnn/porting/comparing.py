@@ -304,7 +304,8 @@ class _Findings:
         if key == OUTPUTS:
             return self._returned()
         path, half = self.walk.outer(key)[0], self._half(key)
-        before = [printable(one) for one, _ in self.walk.sources[self.walk.outer(key)]]
+        read = self.walk.sources[self.walk.outer(key)]
+        before = [printable(one[0]) for one in read if not self.walk.makes_mask(one)]
         inputs = f"right up to {', '.join(before)}; " if before else ""
         guess = self.walked.guess
         how = ", no usual mistake explains how" if guess is None else f"; perhaps {guess.words}"

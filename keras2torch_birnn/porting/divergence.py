@@ -88,17 +88,27 @@ class Walk:
                 return Walked(found, forced)
             wrong = self.first_wrong(traced, forced)
             guesses: list[Explained] = []
-            more = self._explain_one(wrong, forced, guesses) if len(found) < _TOLD else ()
-            if not more and wrong and (padding := self._own_padding(wrong, traced)):
-                padded = forced
-                for one in padding:
-                    padded = one.added_to(padded)
+            padding = self._own_padding(wrong, traced) if wrong else ()
+            padded = forced
+            for one in padding:
+                padded = one.added_to(padded)
+            more: tuple[Explained, ...] = ()
+            if padding and len(found) < _TOLD:  # what is cheap first
+                more = self._explain_at(wrong, forced)
+                if not more and (more := self._explain_at(wrong, padded)):
+                    forced = padded
+            if not more and len(found) < _TOLD:
+                more = self._explain_one(wrong, forced, guesses)
+            if not more and wrong and padding:
                 more = self._explain_one(wrong, padded, guesses)
-                if self.first_wrong(self.record(padded), padded) != wrong:
-                    more = padding[:1]
+                beside = self.record(padded)
+                if self.first_wrong(beside, padded) != wrong:
                     if not self._differ(forced, padded):
                         forced = padded  # nothing that counts reads it
                         continue
+                    more = padding[:1]
+                    if wrong in beside[0].results and self._computed_fully(padding, traced):
+                        more, padded = (self._reading_padding(wrong, traced, beside),), forced
                 forced = padded
             if not more:
                 if found and found[-1].rewrite.kind in _OF_OTHER_CALLS:
@@ -157,6 +167,10 @@ class Walk:
         whole = key[0].rpartition("/")[0], "Bidirectional"
         return whole if whole in self.exact.results else key
 
+    def makes_mask(self, key: Key) -> bool:
+        """Tell whether a call's output is a mask alone."""
+        return np.asarray(next(leaves(self.exact.results[key][0]))).dtype == bool
+
     def seen(self, key: Key, traced: Sequence[Traced]) -> bool:
         """Tell whether the port computed a call's output in every run."""
         pairs = zip(self.runs, traced, strict=True)
@@ -214,10 +228,13 @@ class Walk:
         for places, is_seen, kinds in stages:
             best: tuple[int, Explained] | None = None
             for option in self._options(places, traced, forced, kinds, is_seen=is_seen):
+                is_other = option.rewrite.kind in _OF_OTHER_CALLS
+                if is_other and option.key in behind:
+                    continue  # what it gives does not come from the call that is wrong
                 shown = self._shows(option, forced, unseen)
                 if shown > len(self.nodes):
                     return (option,)
-                if option.rewrite.kind in _OF_OTHER_CALLS:
+                if is_other:
                     known = option if shown and known is None else known
                 elif shown and (best is None or shown > best[0]):
                     best = shown, option
@@ -236,6 +253,11 @@ class Walk:
             if rest := self._explain_one(next_wrong, more, [], deeper - 1):
                 return (option, *rest)
         return (known,) if known else ()
+
+    def _explain_at(self, wrong: Key | None, forced: Forced) -> tuple[Explained, ...]:
+        """Return a mistake of a call's own layer whose value the port has, and one behind it."""
+        found = self._explain_one(wrong, forced, [], 0)
+        return tuple(one for one in found if one.rewrite.kind not in _OF_OTHER_CALLS)
 
     def _shows(self, option: Explained, forced: Forced, unseen: set[Key]) -> int:
         """Count the calls behind a mistake that the port has with it; the outputs: all and one.
@@ -349,6 +371,22 @@ class Walk:
                 rewrite = Rewrite("masked steps", words, LayerCall.run)
                 found.append(Explained(key, rewrite, usual, results))
         return tuple(found)
+
+    def _computed_fully(self, padding: Sequence[Explained], traced: Sequence[Traced]) -> bool:
+        """Tell whether the port has Keras' values of these calls also where a mask leaves out."""
+        return all(
+            run.run.has(np.asarray(next(leaves(beside.results[one.key][0])), np.float64))
+            for one in padding
+            for run, beside in zip(self.runs, traced, strict=True)
+        )
+
+    def _reading_padding(
+        self, key: Key, traced: Sequence[Traced], padded: Sequence[Traced]
+    ) -> Explained:
+        """Return the mistake of a call that reads right values, which were changed before it."""
+        words = "it reads other values than Keras at steps that a mask leaves out"
+        usual, results = (tuple(one.results[key] for one in some) for some in (traced, padded))
+        return Explained(key, Rewrite("masked steps", words, LayerCall.run), usual, results)
 
 
 def _without(forced: Mapping[Key, Result], key: Key) -> Mapping[Key, Result]:

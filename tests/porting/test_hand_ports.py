@@ -162,7 +162,10 @@ WHOLE: tuple[Row, ...] = (
     (Picture, ("height and width exchanged",), (("reshape", "axes"),)),
     # not known, and no reason to say that a softmax follows
     (Picture, ("cosine",), (("dense_1", "unexplained"),)),
-    (Attending, ("softmax of words",), (("dense", "masked steps"),)),
+    # what it reads is right: the steps are masked behind it
+    (Attending, ("softmax of words",), (("softmax", "masked steps"),)),
+    # all ones, by which a product is as if it were left out
+    (Attending, ("softmax of one",), (("softmax", "unexplained"),)),
     (Attending, ("mean",), (("sum", "other operation"),)),
     (Attending, ("no mask",), (("bidirectional", "mask missing"),)),
     (LastStep, ("h_n",), (("tf.__operators__.getitem", "last state"),)),
@@ -193,6 +196,7 @@ WIRED: tuple[Row, ...] = (
     (Connected, ("second first",), (("concatenate", "order"),)),
     (Connected, ("last step",), (("global_max_pooling1d", "other operation"),)),
     (Residual, ("padding at the end",), ((BI, "padding side"),)),
+    (Residual, ("second reads padding backward",), ((BI1, "mask missing"),)),
     (Comments, ("ids too low",), (("embedding", "ids"),)),
     (Comments, ("leaky",), (("conv1d", "activation"),)),
     (
@@ -343,6 +347,12 @@ def test_ids_that_are_one_too_low_are_no_activation() -> None:
     (finding,) = k2t.compare(file, port).findings
     assert finding.layer == "embedding"
     assert finding.words == "it differs here; perhaps its ids are one too low"
+
+
+def test_what_makes_a_mask_is_not_told_among_what_a_layer_reads() -> None:
+    """Keras 3 writes the comparison of ids as a call of its own."""
+    (finding,) = k2t.compare(Attending.source, Attending("softmax of one")).findings
+    assert finding.words == "right up to dense; it differs here, no usual mistake explains how"
 
 
 def test_what_a_layer_reads_suggests_no_mistake_of_it() -> None:

@@ -142,7 +142,7 @@ class Attending(Flat):
         scores = self.dense("dense", y).tanh()
         if "softmax of words" in wrong:
             scores = scores.masked_fill(~mask[..., None], -torch.inf)
-        weighted = scores.softmax(1) * y
+        weighted = scores.softmax(-1 if "softmax of one" in wrong else 1) * y
         both = weighted.mean(1) if "mean" in wrong else weighted.sum(1)
         return self.dense("dense_1", both).softmax(-1)
 

@@ -53,7 +53,11 @@ class Residual(Wired):
             read = mask
             if "padding at the end" in self.mistakes:
                 read = torch.arange(mask.shape[1]) < mask.sum(1, keepdim=True)
-            x = self.both(name, x, read) * mask[..., None]
+            if "second reads padding backward" in self.mistakes and outputs:
+                ahead, back = self.lstm(name, x, read)[0], self.lstm(name, x, back=True)[0]
+                x = torch.cat([ahead, back], -1) * mask[..., None]
+            else:
+                x = self.both(name, x, read) * mask[..., None]
             x = relu(x) if "relu between" in self.mistakes and not outputs else x
             outputs.append(x)
             x = relu(x) if "relu before the second" in self.mistakes else x
