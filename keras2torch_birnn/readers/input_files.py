@@ -18,14 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, in_place, invalid, printable
 from keras2torch_birnn.limits import MAX_JSON_BYTES
-
-if TYPE_CHECKING:
-    pass
 
 _PIECE = 16 << 20
 
