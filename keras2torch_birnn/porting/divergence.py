@@ -49,6 +49,10 @@ class Explained:
         pairs = zip(forced, self.results, strict=True)
         return tuple({**own, self.key: result} for own, result in pairs)
 
+    def varies(self) -> bool:
+        """Tell whether what it gives is not the same number everywhere."""
+        return any(np.ptp(next(leaves(output))) for output, _ in self.results)
+
 
 @dataclass(frozen=True)
 class Walked:
@@ -234,6 +238,8 @@ class Walk:
                 shown = self._shows(option, forced, unseen)
                 if shown > len(self.nodes):
                     return (option,)
+                if not option.varies():
+                    continue  # the outputs alone would be evidence
                 if is_other:
                     known = option if shown and known is None else known
                 elif shown and (best is None or shown > best[0]):
@@ -354,8 +360,9 @@ class Walk:
                     results.append(result)
                 if len(results) < len(usual) or not any(map(differ, results, usual)):
                     continue
-                if any(np.ptp(next(leaves(output))) for output, _ in results):
-                    yield Explained(key, rewrite, usual, tuple(results))
+                option = Explained(key, rewrite, usual, tuple(results))
+                if option.varies() or rewrite.kind == "axis":  # a softmax of one value is 1
+                    yield option
 
     def _own_padding(self, wrong: Key, traced: Sequence[Traced]) -> tuple[Explained, ...]:
         """Return what a call reads with the port's own values where a mask leaves steps out."""

@@ -169,10 +169,16 @@ def _channels(layer: LayerSpec) -> Iterator[Rewrite]:
 
 
 def _softmax_axes(layer: LayerSpec) -> Iterator[Rewrite]:
-    if layer.config.get("activation") == "softmax" or layer.class_name == "Softmax":
-        for axis, words in ((1, "axis 1 (the steps)"), (0, "the batch")):
-            told = f"softmax over {words}, Keras takes the last axis"
+    own = layer.config.get("activation", layer.config.get("function"))
+    named = own if isinstance(own, Mapping) else {"name": own, "axis": layer.config.get("axis")}
+    if named["name"] == "softmax" or layer.class_name == "Softmax":
+        usual = _SHOWN_AXES.get(named.get("axis") or -1, f"axis {named.get('axis')}")
+        for axis, words in _SHOWN_AXES.items():
+            told = f"softmax over {words}, Keras takes {usual}"
             yield Rewrite("axis", told, partial(_softmax_over, axis))
+
+
+_SHOWN_AXES = {1: "axis 1 (the steps)", 0: "the batch", -1: "the last axis"}
 
 
 def _softmax_over(axis: int, call: LayerCall) -> Result:
@@ -430,5 +436,6 @@ _ROWS: Sequence[tuple[Sequence[str], Sequence[Row]]] = (
     (("Flatten", "Reshape", "ops.Reshape"), (_channels,)),
     (("Softmax", "ReLU", "LeakyReLU", "ELU", "PReLU"), (_replaced,)),
     (("ops.GetItem",), (_items,)),
+    (("ops.Activation",), (_softmax_axes,)),
 )
 _BY_CLASS = {name: makers for names, makers in _ROWS for name in names}

@@ -165,7 +165,7 @@ WHOLE: tuple[Row, ...] = (
     # what it reads is right: the steps are masked behind it
     (Attending, ("softmax of words",), (("softmax", "masked steps"),)),
     # all ones, by which a product is as if it were left out
-    (Attending, ("softmax of one",), (("softmax", "unexplained"),)),
+    (Attending, ("softmax of one",), (("softmax", "axis"),)),
     (Attending, ("mean",), (("sum", "other operation"),)),
     (Attending, ("no mask",), (("bidirectional", "mask missing"),)),
     (LastStep, ("h_n",), (("tf.__operators__.getitem", "last state"),)),
@@ -351,8 +351,13 @@ def test_ids_that_are_one_too_low_are_no_activation() -> None:
 
 def test_what_makes_a_mask_is_not_told_among_what_a_layer_reads() -> None:
     """Keras 3 writes the comparison of ids as a call of its own."""
-    (finding,) = k2t.compare(Attending.source, Attending("softmax of one")).findings
+    (finding,) = k2t.compare(Attending.source, Attending("cubes")).findings
     assert finding.words == "right up to dense; it differs here, no usual mistake explains how"
+
+
+def test_a_softmax_of_one_value_is_told_by_its_axis() -> None:
+    (finding,) = k2t.compare(Attending.source, Attending("softmax of one")).findings
+    assert finding.words == "softmax over the last axis, Keras takes axis 1 (the steps)"
 
 
 def test_what_a_layer_reads_suggests_no_mistake_of_it() -> None:

@@ -142,6 +142,7 @@ class Attending(Flat):
         scores = self.dense("dense", y).tanh()
         if "softmax of words" in wrong:
             scores = scores.masked_fill(~mask[..., None], -torch.inf)
+        scores = scores**3 if "cubes" in wrong else scores
         weighted = scores.softmax(-1 if "softmax of one" in wrong else 1) * y
         both = weighted.mean(1) if "mean" in wrong else weighted.sum(1)
         return self.dense("dense_1", both).softmax(-1)
