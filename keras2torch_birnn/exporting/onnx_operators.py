@@ -101,30 +101,12 @@ def reduce_extreme(name: str) -> Callable[..., Any]:
     return reduced
 
 
-def cumulative_product(x: Any, dim: int, *, dtype: int | None = None) -> Any:
-    """Multiply the values up to each place of an axis; takes the square of its size as memory."""
-    given = x if dtype is None else onnx_op.Cast(x, to=dtype)
-    axis = dim % len(x.shape)
-    size = onnx_op.Squeeze(onnx_op.Shape(given, start=axis, end=axis + 1))
-    places = onnx_op.Range(0, size, 1)
-    after = len(x.shape) - 1 - axis
-    read = onnx_op.Unsqueeze(places, list(range(1, 1 + after)) or [0])
-    written = onnx_op.Unsqueeze(places, list(range(1, 2 + after)))
-    pairs = onnx_op.Where(
-        onnx_op.LessOrEqual(read, written),
-        onnx_op.Unsqueeze(given, [axis]),
-        onnx_op.CastLike(1.0, given),
-    )
-    return onnx_op.ReduceProd(pairs, [axis + 1], keepdims=0)
-
-
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     onnx_recurrent.OPERATOR: recurrent_node,
     torch.ops.aten.sort.stable: stable_sort,
     torch.ops.aten.any.dim: any_along,
     torch.ops.aten.amax.default: reduce_extreme("ReduceMax"),
     torch.ops.aten.amin.default: reduce_extreme("ReduceMin"),
-    torch.ops.aten.cumprod.default: cumulative_product,
     operator.floordiv: floor_divide,
     torch.ops.aten.logaddexp.default: logaddexp,
     torch.ops.aten.log_sigmoid.default: log_sigmoid,

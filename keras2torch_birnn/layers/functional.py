@@ -59,18 +59,6 @@ def clip(x: Any, x_min: Any, x_max: Any) -> Any:
     return maximum(minimum(x, x_max), x_min)
 
 
-def arctan2(x1: Any, x2: Any) -> Tensor:
-    """Return the angle of (x2, x1)."""
-    like = x1 if isinstance(x1, Tensor) else x2
-    return torch.atan2(as_tensor(x1, like), as_tensor(x2, like))
-
-
-def logaddexp(x1: Any, x2: Any) -> Tensor:
-    """Compute log(exp(x1) + exp(x2))."""
-    like = x1 if isinstance(x1, Tensor) else x2
-    return torch.logaddexp(as_tensor(x1, like), as_tensor(x2, like))
-
-
 def add_all(xs: Sequence[Tensor]) -> Tensor:
     """Sum several tensors."""
     total = xs[0]
@@ -94,19 +82,6 @@ def logsumexp(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
     return torch.logsumexp(x, dims_of(x, axis), keepdim=keepdims)
 
 
-def moments(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> tuple[Tensor, Tensor]:
-    """Compute mean and variance along axes."""
-    dims = dims_of(x, axis)
-    return x.mean(dims, keepdim=keepdims), x.var(dims, correction=0, keepdim=keepdims)
-
-
-def average(x: Tensor, weights: Any, axis: int | None) -> Tensor:
-    """Compute the mean of x with weights, which are broadcast."""
-    spread = as_tensor(weights, x).to(x.dtype).broadcast_to(x.shape)
-    dims = dims_of(x, axis)
-    return torch.sum(x * spread, dims) / torch.sum(spread, dims)
-
-
 def normalize(x: Tensor, axis: Sequence[int] | None, smallest: float) -> Tensor:
     """Divide x by its norm along axes, or by a smallest norm."""
     length = (x * x).sum(dims_of(x, axis), keepdim=True).sqrt()
@@ -119,11 +94,6 @@ def norm(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
     return length
 
 
-def count_nonzero(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
-    """Count the values that are not zero."""
-    return (x != 0).sum(dims_of(x, axis), keepdim=keepdims)
-
-
 def arg_extreme(x: Tensor, axis: int | None, keepdims: bool, largest: bool) -> Tensor:
     """Return the index of the first largest, or smallest; without an axis in the flat tensor."""
     function = torch.argmax if largest else torch.argmin
@@ -133,24 +103,14 @@ def arg_extreme(x: Tensor, axis: int | None, keepdims: bool, largest: bool) -> T
     return found.reshape([1] * x.dim()) if keepdims else found
 
 
-def cumulate(x: Tensor, axis: int, reverse: bool, exclusive: bool, product: bool) -> Tensor:
-    """Compute cumulative sums or products; ``exclusive``: without the value itself."""
+def cumsum(x: Tensor, axis: int, reverse: bool, exclusive: bool) -> Tensor:
+    """Compute cumulative sums; ``exclusive``: without the value itself."""
     x = x.flip(axis) if reverse else x
-    y = x.cumprod(axis) if product else x.cumsum(axis)
+    y = x.cumsum(axis)
     if exclusive:
-        first = torch.full_like(y.narrow(axis, 0, 1), 1 if product else 0)
+        first = torch.zeros_like(y.narrow(axis, 0, 1))
         y = torch.cat([first, y.narrow(axis, 0, y.shape[axis] - 1)], dim=axis)
     return y.flip(axis) if reverse else y
-
-
-def sort(x: Tensor, axis: int, descending: bool) -> Tensor:
-    """Sort along an axis."""
-    return torch.sort(x, dim=axis, descending=descending, stable=True).values
-
-
-def argsort(x: Tensor, axis: int, descending: bool) -> Tensor:
-    """Return the indices that sort along an axis, stable."""
-    return torch.sort(x, dim=axis, descending=descending, stable=True).indices
 
 
 def top_k(x: Tensor, *sizes: int, k: int | None) -> tuple[Tensor, Tensor]:
@@ -303,12 +263,6 @@ def take(x: Tensor, indices: Tensor, axis: int | None, batch_dims: int) -> Tenso
     gone, added = axis - batch_dims, indices.dim() - batch_dims  # axes between, and of the indices
     new = range(batch_dims, batch_dims + added)
     return taken.movedim(tuple(new), tuple(place + gone for place in new))
-
-
-def take_along(x: Tensor, indices: Tensor, axis: int) -> Tensor:
-    """Take values along an axis by ``indices``; the other axes are broadcast."""
-    indices = torch.where(indices < 0, indices + x.shape[axis], indices)
-    return torch.take_along_dim(x, indices, dim=axis)
 
 
 def one_hot(x: Tensor, depth: int, axis: int) -> Tensor:

@@ -166,7 +166,7 @@ _SPELLED: Mapping[str, Callable[..., Spelled]] = {
 NODES = frozenset({*_SPELLED, *_VALUES, "Activation", "Shape"})
 # Functions that return several tensors
 SEVERAL: Mapping[str, Callable[..., Any]] = {
-    f"ops.{op}": _TARGETS[op].function for op in ("Split", "Unstack", "TopK", "Moments")
+    f"ops.{op}": _TARGETS[op].function for op in ("Split", "Unstack", "TopK")
 }
 
 

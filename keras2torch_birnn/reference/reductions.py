@@ -1,8 +1,7 @@
-"""Reductions, norms and orders along axes in NumPy: functions of ``operations``."""
+"""Reductions and norms along axes in NumPy: functions of ``operations``."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,12 +25,6 @@ def norm(x: Array, axis: Any, keepdims: bool) -> Array:
     return y
 
 
-def moments(x: Array, axis: Any, keepdims: bool) -> tuple[Array, Array]:
-    """Compute ``keras.ops.moments``."""
-    options = {"axis": axis, "keepdims": keepdims}
-    return np.asarray(x.mean(**options)), np.asarray(x.var(**options))
-
-
 def normalize(x: Array, axis: Any, smallest: float) -> Array:
     """Compute ``tf.math.l2_normalize``.
 
@@ -41,35 +34,13 @@ def normalize(x: Array, axis: Any, smallest: float) -> Array:
     return y
 
 
-def count_nonzero(x: Array, axis: Any, keepdims: bool) -> Array:
-    """Compute ``tf.math.count_nonzero``."""
-    return np.asarray(np.count_nonzero(x, axis=axis, keepdims=keepdims), np.int64)
-
-
-def _cumulate(
-    function: Any, start: int, x: Array, axis: int, reverse: bool, exclusive: bool
-) -> Array:
+def cumsum(x: Array, axis: int, reverse: bool, exclusive: bool) -> Array:
+    """Compute ``tf.cumsum``."""
     y = np.moveaxis(x, axis, 0)
-    y = y[::-1] if reverse else y
-    total = function(y, axis=0)
+    total = np.cumsum(y[::-1] if reverse else y, axis=0)
     if exclusive:
-        total = np.concatenate([np.full_like(total[:1], start), total[:-1]])
-    total = total[::-1] if reverse else total
-    return np.moveaxis(total, 0, axis)
-
-
-# ``tf.cumsum``, ``tf.math.cumprod``
-cumsum, cumprod = partial(_cumulate, np.cumsum, 0), partial(_cumulate, np.cumprod, 1)
-
-
-def argsort(x: Array, axis: int, descending: bool) -> Array:
-    """Compute ``tf.argsort``, stable."""
-    return np.argsort(-x if descending else x, axis=axis, kind="stable")
-
-
-def sort(x: Array, axis: int, descending: bool) -> Array:
-    """Compute ``tf.sort``."""
-    return np.take_along_axis(x, argsort(x, axis, descending), axis=axis)
+        total = np.concatenate([np.zeros_like(total[:1]), total[:-1]])
+    return np.moveaxis(total[::-1] if reverse else total, 0, axis)
 
 
 def top_k(x: Array, *sizes: Array, k: int | None) -> tuple[Array, Array]:
@@ -77,10 +48,3 @@ def top_k(x: Array, *sizes: Array, k: int | None) -> tuple[Array, Array]:
     most = int(sizes[0]) if k is None else k
     places = np.argsort(-x, axis=-1, kind="stable")[..., :most]
     return np.take_along_axis(x, places, axis=-1), places
-
-
-def average(x: Array, weights: Array, axis: int | None) -> Array:
-    """Compute ``numpy.average``."""
-    spread = np.broadcast_to(weights, x.shape)
-    y: Array = np.sum(x * spread, axis=axis) / np.sum(spread, axis=axis)
-    return y

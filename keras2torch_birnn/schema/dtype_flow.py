@@ -45,9 +45,7 @@ LITERALS: Mapping[type, str] = {bool: "a bool", int: "an int", float: "a float"}
 
 _INTEGERS = frozenset({"int32", "int64"})
 _SHORT = frozenset({"int8", "uint8", "int16", "uint16"})
-_ARITHMETIC = frozenset(
-    "Add Subtract Multiply Negative Square Power Sum Prod Cumsum Cumprod".split()
-)
+_ARITHMETIC = frozenset("Add Subtract Multiply Negative Square Power Sum Prod Cumsum".split())
 _NORMALIZES = frozenset({"LayerNormalization", "GroupNormalization", "RMSNormalization"})
 
 

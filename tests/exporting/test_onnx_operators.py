@@ -30,8 +30,6 @@ class Operators(nn.Module):
             (i > 0).any(dim=1, keepdim=True),
             x.prod(),
             x.prod(1, keepdim=True),
-            x.cumprod(1),
-            x.cumprod(-1),
         ]
 
 

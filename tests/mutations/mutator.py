@@ -47,7 +47,7 @@ OPERATORS: Mapping[type[ast.AST], Mapping[type[Any], str]] = {
 # Functions that fail at once, or do the same, if their arguments are exchanged.
 TYPED = {
     *"isinstance issubclass getattr setattr hasattr cast map filter".split(),
-    *"max min maximum minimum logaddexp transpose".split(),
+    *"max min maximum minimum transpose".split(),
 }
 NEUTRAL = {"strict", "stacklevel"}  # keywords that change no result
 REFUSALS = {"problems", "refuse", "unknown"}  # where a refusal is noted to be told with others

@@ -75,19 +75,12 @@ def _references(value: Any, names: Collection[str], refs: list[Any]) -> None:
                 _references(part, names, refs)
 
 
-# Operations that a function becomes with some of its arguments.
-_BY_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
-    "Triu": ("tf.linalg.band_part",),
-}
-
-
 def operation_names(op: str) -> tuple[str, ...]:
     """List an operation's names in files: functions, graph nodes, classes of Keras 3."""
     if op == "GetItem":
         return "x[...]", "tf.slice", "tf.strided_slice", "node StridedSlice", "keras.ops GetItem"
     forms = OPS[f"ops.{op}"].forms
     return (
-        *_BY_ARGUMENTS.get(op, ()),
         *(f"tf.{form.name}" for form in forms if form.dialect == "tf" and form.saved),
         *(f"node {form.name}" for form in forms if form.dialect == "node"),
         *(f"keras.ops {form.name}" for form in forms if form.dialect == "keras"),

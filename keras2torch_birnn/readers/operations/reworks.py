@@ -1,6 +1,6 @@
 """Steps of forms: conversions of a call's values to ours, where renaming is not enough.
 
-See ``schema.operations.forms``. ``op`` among the values replaces the operation.
+See ``schema.operations.forms``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.limits import MAX_RANK, MAX_SIZE
 from keras2torch_birnn.readers.operations.values import (
     Values,
     constant_of_option,
@@ -46,14 +45,6 @@ def activate(values: Values, name: str) -> Values:
     return {"x": values.get("x"), "function": {"name": name, **kept} if kept else name}
 
 
-def require_number(values: Values) -> Values:
-    """Refuse a ``full_like`` of a tensor."""
-    value = numbers_in(values.get("value"))
-    if is_tensor(value) or isinstance(value, list):
-        raise unsupported("full_like with a value that is a tensor is not supported")
-    return {**values, "value": value}
-
-
 def _refuse_others(what: str, **allowed: tuple[Any, ...]) -> Callable[[Values], Values]:
     """Return a step that drops these arguments, and refuses any that has another value."""
 
@@ -75,12 +66,6 @@ refuse_channels_first = _refuse_others(
 )
 refuse_orders = _refuse_others("normalize with an order other than 2", order=(2,))
 # ---- along axes ----------------------------------------------------------------------------------
-
-
-def read_direction(values: Values) -> Values:
-    """Translate the direction of ``sort``."""
-    direction = values.pop("direction", None) or "ASCENDING"
-    return {**values, "descending": direction == "DESCENDING"}
 
 
 def refuse_unsorted(values: Values, op: str) -> Values:
@@ -129,16 +114,6 @@ def read_adjoints(values: Values) -> Values:
     return values
 
 
-def list_axes(values: Values) -> Values:
-    """Translate ``axes`` of ``tensordot``: n means the last n of x1 and the first n of x2."""
-    given = constant_of_option(values.get("axes"))
-    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < MAX_RANK:
-        given = [list(range(-given, 0)), list(range(given))]
-    if isinstance(given, list):
-        given = [part if isinstance(part, list) else [part] for part in given]
-    return {**values, "axes": given}
-
-
 # ---- shapes --------------------------------------------------------------------------------------
 
 
@@ -184,17 +159,6 @@ def drop_empty_axis(values: Values) -> Values:
     return {**values, "axis": values.get("axis") or None}
 
 
-def list_shifts(values: Values) -> Values:
-    """Translate ``roll``: one shift for one axis, or a list of each."""
-    shift, axis = (constant_of_option(values.get(key)) for key in ("shift", "axis"))
-    if axis is None:
-        raise unsupported("roll of all axes as one (axis=None) is not supported")
-    shift = shift if isinstance(shift, list) else [shift]
-    if len(shift) != (len(axis) if isinstance(axis, list) else 1):
-        raise unsupported("roll with other numbers of shifts and axes")
-    return {**values, "shift": shift, "axis": axis}
-
-
 def read_padding(values: Values) -> Values:
     """Translate ``pad`` with a constant; a single pair or number is for all axes."""
     mode = str(values.pop("mode", None) or "constant").lower()
@@ -206,18 +170,6 @@ def read_padding(values: Values) -> Values:
         width = [width]
     value = constant_of_option(values.get("value"))
     return {**values, "pad_width": width, "value": 0 if value is None else value}
-
-
-def choose_band(values: Values) -> Values:
-    """Translate the numbers of diagonals of ``band_part``; all where negative."""
-    lower, upper = values.pop("lower", None), values.pop("upper", None)
-    if type(lower) is not int or type(upper) is not int:
-        raise unsupported("band_part whose numbers of diagonals are tensors is not supported")
-    if lower >= 0 and upper >= 0:
-        raise unsupported("band_part of a band on both sides of the diagonal is not supported")
-    if lower < 0 and upper < 0:
-        return {**values, "k": MAX_SIZE, "op": "Tril"}
-    return {**values, "k": upper if lower < 0 else -lower, "op": "Tril" if lower < 0 else "Triu"}
 
 
 def read_sections(values: Values, several: str) -> Values:

@@ -70,8 +70,7 @@ def _finish(form: Form, function: str, values: Values) -> NormalCall:
         values = getattr(reworks, step)(values, *more)
     if "dtype" in values:
         values["dtype"] = dtype_kind(values["dtype"])
-    op = values.pop("op", form.op)
-    schema = OPS[f"ops.{op}"]
+    schema = OPS[f"ops.{form.op}"]
     arguments: list[Any] = []
     for name in schema.arguments:
         if name == "sizes":
@@ -88,7 +87,7 @@ def _finish(form: Form, function: str, values: Values) -> NormalCall:
     for name, option in schema.options.items():
         if name in values:
             values[name] = constant_of_option(values[name]) if option else values[name]
-    return NormalCall(op, tuple(arguments), values)
+    return NormalCall(form.op, tuple(arguments), values)
 
 
 # ---- keras.ops -----------------------------------------------------------------------------------

@@ -77,20 +77,6 @@ def swapped(config: Config, shape: Shape) -> Shape:
     return tuple(shape[i] for i in order)
 
 
-def moved(config: Config, shape: Shape) -> Shape:
-    """Move axes to other positions; the others keep their order."""
-    source = [place(axis, len(shape)) for axis in config["source"]]
-    target = [place(axis, len(shape)) for axis in config["destination"]]
-    if len(set(source)) < len(source) or len(set(target)) < len(target):
-        raise ShapeError("an axis moves twice")
-    if len(source) != len(target):
-        raise ShapeError(f"{len(source)} axes go to {len(target)} places")
-    order = [i for i in range(len(shape)) if i not in source]
-    for to, axis in sorted(zip(target, source, strict=True)):
-        order.insert(to, axis)
-    return tuple(shape[i] for i in order)
-
-
 def squeezed(config: Config, shape: Shape) -> Shape:
     """Remove axes of size 1."""
     axes = config["axis"]
@@ -294,15 +280,6 @@ def taken(config: Config, shape: Shape, indices: Shape) -> Shape:
     return (*shape[:axis], *indices[batch:], *shape[axis + 1 :])
 
 
-def taken_along(config: Config, shape: Shape, indices: Shape) -> Shape:
-    """Return the shape of the indices, with the other axes broadcast."""
-    if len(shape) != len(indices):
-        raise ShapeError(f"indices of {len(indices)} dimensions for {len(shape)}")
-    axis = place(config["axis"], len(shape))
-    met = broadcast(*((*s[:axis], 1, *s[axis + 1 :]) for s in (shape, indices)))
-    return (*met[:axis], indices[axis], *met[axis + 1 :])
-
-
 def one_hot(config: Config, shape: Shape) -> Shape:
     """Add an axis of ``depth``."""
     axis = place(config["axis"], len(shape) + 1)
@@ -325,7 +302,7 @@ def check_indices(
     Raises:
         ShapeError: some do.
     """
-    if name not in ("ops.Take", "ops.TakeAlongAxis") or not isinstance(inputs[0], tuple):
+    if name != "ops.Take" or not isinstance(inputs[0], tuple):
         return
     axis, shape, given = config["axis"], inputs[0], args[1]
     size = product(shape) if axis is None else shape[place(axis, len(shape))]

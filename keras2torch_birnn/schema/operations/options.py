@@ -137,11 +137,3 @@ def parse_pairs(value: Any) -> tuple[tuple[int, ...], ...]:
     if not found or any(len(part) != 2 for part in found):
         raise BadOptionError("a list of [before, after] is expected")
     return found
-
-
-def parse_contraction(value: Any) -> tuple[tuple[int, ...], ...]:
-    """Parse axes of one tensor, and as many of the other."""
-    found: tuple[tuple[int, ...], ...] = many(many(one_axis(), 32), 2).parse(value)
-    if len(found) != 2 or len(found[0]) != len(found[1]):
-        raise BadOptionError("as many axes of one tensor as of the other are expected")
-    return found

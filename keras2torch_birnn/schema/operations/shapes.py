@@ -136,16 +136,6 @@ def reduced(config: Config, shape: Shape) -> Shape:
     return tuple(size for i, size in enumerate(shape) if i not in gone)
 
 
-def reduced_twice(config: Config, shape: Shape) -> Structure:
-    """Return the shapes of mean and variance."""
-    return (reduced(config, shape),) * 2
-
-
-def averaged(config: Config, *inputs: Shape) -> Shape:
-    """Reduce what is broadcast."""
-    return reduced(config, broadcast(*inputs))
-
-
 def ranked(config: Config, shape: Shape, *sizes: Shape) -> Structure:
     """Return the shapes of the k largest along the last axis and of their indices."""
     if not shape or (None not in (shape[-1], config["k"]) and shape[-1] < config["k"]):
@@ -175,17 +165,6 @@ def dot(config: Config, a: Shape, b: Shape) -> Shape:
     if None not in (a[-1], met) and a[-1] != met:
         raise ShapeError(f"{list(a)} and {list(b)} do not fit each other")
     return (*a[:-1], *b[:-2], *(b[-1:] if len(b) > 1 else ()))
-
-
-def tensordot(config: Config, a: Shape, b: Shape) -> Shape:
-    """Contract the axes of x with those of y."""
-    left = [place(axis, len(a)) for axis in config["axes"][0]]
-    right = [place(axis, len(b)) for axis in config["axes"][1]]
-    for i, j in zip(left, right, strict=True):
-        if None not in (a[i], b[j]) and a[i] != b[j]:
-            raise ShapeError(f"axis {i} of {list(a)} and axis {j} of {list(b)} differ")
-    rest = [size for i, size in enumerate(a) if i not in left]
-    return (*rest, *(size for j, size in enumerate(b) if j not in right))
 
 
 @OfUnknown

@@ -13,18 +13,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from keras2torch_birnn.limits import MAX_RANK
 from keras2torch_birnn.schema.operations import movement, shapes
 from keras2torch_birnn.schema.operations.dtypes import Dtypes, Promotion, settle
 from keras2torch_birnn.schema.operations.forms import FORM, Form, function_name, parse_forms
 from keras2torch_birnn.schema.operations.options import (
-    PLACE,
     WHOLE,
     dtype,
-    many,
     one_axis,
     parse_bounds,
-    parse_contraction,
     parse_key,
     parse_pairs,
     parse_sections,
@@ -202,8 +198,6 @@ _TABLE = {
         """),
     **_rows(_row("", shapes.elementwise, "floats", "x1 x2"), _TWO, """
         Divide tf.math.truediv node.RealDiv keras.Divide keras.TrueDivide operator.truediv
-        Arctan2 tf.math.atan2(y=x1 x=x2) node.Atan2 keras.Arctan2
-        Logaddexp keras.Logaddexp
         """),
     # 0 where x2 is 0
     **_rows(_row("", shapes.elementwise, "floats", "x1 x2"), _TWO, """
@@ -250,10 +244,6 @@ _TABLE = {
         tf.ones_like(input=x dtype layout=-)
         keras.OnesLike(x dtype sparse=!)
         """, shapes.same, "dtype", dtype=optional(dtype(None))),
-    "FullLike": _row("""
-        keras.FullLike(x fill_value=value dtype sparse=!)|require_number
-        torch.full_like(fill_value=value) np.full_like(fill_value=value)
-        """, shapes.same, "dtype", dtype=optional(dtype(None)), value=number(REQUIRED)),
     "Activation": replace(
         _row(_activations(_ACTIVATIONS), shapes.activated, "floats",
              function=Option(REQUIRED, parse_activation)), usual=_ALONE),
@@ -277,17 +267,11 @@ _TABLE = {
         Any tf.math.reduce_any node.Any keras.Any torch.any
         All tf.math.reduce_all node.All keras.All torch.all
         """),
-    "Moments": _row("keras.Moments(x axes=axis keepdims synchronized=!)",
-        shapes.reduced_twice, "floats", **_AXES),
     "Norm": _row("""
         tf.math.reduce_euclidean_norm(input_tensor=x axis keepdims)
         tf.compat.v1.norm(tensor=x ord axis keepdims keep_dims=keepdims keepdims:false)|read_order
         keras.Norm(x ord axis keepdims)|read_order
         """, shapes.reduced, "floats", **_AXES),
-    "CountNonzero": _row("""
-        tf.math.count_nonzero(input=x axis keepdims dtype dtype:int64)
-        keras.CountNonzero(x axis dtype:int32) functional.count_nonzero|gives:int64
-        """, shapes.reduced, "any->dtype", dtype=dtype(), **_AXES),
     "Argmax": _row("""
         tf.math.argmax(input=x axis axis:0 output_type=dtype dtype:int64)
         node.ArgMax(x axis output_type=dtype dtype:int64) keras.Argmax(x axis keepdims dtype:int32)
@@ -300,29 +284,15 @@ _TABLE = {
         functional.arg_extreme(largest:false)|gives:int64
         """, shapes.reduced, "numbers->dtype", axis=optional(one_axis(None)),
         keepdims=flag(False), dtype=dtype()),
-    "Average": _row("keras.Average(x axis weights weights:1.0)",
-        shapes.averaged, "floats", "x weights", axis=optional(one_axis(None))),
     "Normalize": _row("""
         tf.math.l2_normalize(x axis epsilon epsilon:1e-12 dim=axis)|root_epsilon
         keras.Normalize(x axis order epsilon=smallest smallest:1e-7)|refuse_orders
         """, shapes.along_axis, "floats", axis=several_axes(-1), smallest=number(REQUIRED)),
     "Cumsum": _row("""
         tf.math.cumsum(x axis axis:0 exclusive reverse) node.Cumsum(x axis exclusive reverse)
-        keras.Cumsum(x axis dtype=!) functional.cumulate(product:false)|gives:int64
+        keras.Cumsum(x axis dtype=!) functional.cumsum|gives:int64
         """, shapes.along_axis, "totals", axis=one_axis(), reverse=flag(False),
         exclusive=flag(False)),
-    "Cumprod": _row("""
-        tf.math.cumprod(x axis axis:0 exclusive reverse) node.Cumprod(x axis exclusive reverse)
-        keras.Cumprod(x axis dtype=!) functional.cumulate(product:true)|gives:int64
-        """, shapes.along_axis, "totals", axis=one_axis(), reverse=flag(False),
-        exclusive=flag(False)),
-    "Sort": _row("tf.sort(values=x axis direction)|read_direction keras.Sort(x axis)",
-        shapes.along_axis, "numbers", axis=one_axis(-1), descending=flag(False)),
-    "Argsort": _row("""
-        tf.argsort(values=x axis direction stable=- dtype:int32)|read_direction
-        keras.Argsort(x axis dtype:int32) functional.argsort|gives:int64
-        """, shapes.along_axis, "numbers->dtype", axis=one_axis(-1), descending=flag(False),
-        dtype=dtype()),
     "TopK": _row("""
         tf.math.top_k(input=x k sorted index_type=! k:1)|refuse_unsorted:top_k|split_k
         node.TopKV2(x k sorted)|refuse_unsorted:TopKV2|split_k
@@ -338,10 +308,6 @@ _TABLE = {
         """, shapes.matmul, "reals", "x1 x2", transpose_a=flag(False),
         transpose_b=flag(False)),
     "Dot": _row("keras.Dot(x1 x2) functional.dot|tensors", shapes.dot, "reals", "x1 x2"),
-    "Tensordot": _row("""
-        tf.tensordot(a=x1 b=x2 axes)|list_axes
-        keras.Tensordot(x1 x2 axes)|list_axes torch.tensordot(dims=axes)|tensors
-        """, shapes.tensordot, "reals", "x1 x2", axes=Option(REQUIRED, parse_contraction)),
     "Einsum": _row("""
         tf.einsum(equation=subscripts inputs=xs)|unsaved
         node.Einsum(inputs=xs equation=subscripts)|decode:subscripts keras.Einsum(subscripts)
@@ -393,8 +359,6 @@ _TABLE = {
         keras.Swapaxes(x axis1 axis2)
         torch.transpose(dim0=axis1 dim1=axis2)
         """, movement.swapped, "any", axis1=one_axis(), axis2=one_axis()),
-    "Moveaxis": _row("keras.Moveaxis(x source destination) torch.movedim",
-        movement.moved, "any", source=several_axes(REQUIRED), destination=several_axes(REQUIRED)),
     "Squeeze": _row("""
         tf.compat.v1.squeeze(input=x axis squeeze_dims=axis)
         node.Squeeze(x squeeze_dims=axis)|drop_empty_axis keras.Squeeze(x axis)
@@ -404,10 +368,6 @@ _TABLE = {
         """, movement.expanded, "any", axis=several_axes(REQUIRED)),
     "Flip": _row("tf.reverse(tensor=x axis) node.ReverseV2(x axis) keras.Flip(x axis)",
         shapes.along_axis, "any", axis=several_axes()),
-    "Roll": _row("""
-        tf.roll(input=x shift axis)|list_shifts node.Roll(x shift axis)|list_shifts
-        keras.Roll(x shift axis)|list_shifts torch.roll(shifts=shift dims=axis)
-        """, shapes.along_axis, "any", shift=many(PLACE, MAX_RANK), axis=several_axes(REQUIRED)),
     "Repeat": _row("""
         tf.repeat(input=x repeats axis) keras.Repeat(x repeats axis)
         torch.repeat_interleave(dim=axis)
@@ -418,11 +378,6 @@ _TABLE = {
         keras.Pad(x pad_width mode constant_values=value)|read_padding
         """, movement.padded, "any", pad_width=Option(REQUIRED, parse_pairs),
         value=number(0.0)),
-    "Tril": _row("""
-        tf.linalg.band_part(input=x num_lower=lower num_upper=upper)|choose_band keras.Tril(x k)
-        torch.tril(diagonal=k)
-        """, shapes.same, "any", k=PLACE),
-    "Triu": _row("keras.Triu(x k) torch.triu(diagonal=k)", shapes.same, "any", k=PLACE),
     "Split": _row("""
         tf.split(value=x num_or_size_splits=sections axis axis:0 num=-)|read_sections:sizes
         node.Split(axis x num_split=sections)|read_sections:sizes
@@ -456,8 +411,6 @@ _TABLE = {
         node.GatherV2(x indices axis batch_dims) keras.Take(x indices axis) functional.take|tensors
         """, movement.taken, "any", "x indices", axis=optional(one_axis(None)),
         batch_dims=size(0, least=0)),
-    "TakeAlongAxis": _row("keras.TakeAlongAxis(x indices axis) functional.take_along|tensors",
-        movement.taken_along, "any", "x indices", axis=one_axis()),
     "OneHot": _row("""
         tf.one_hot(indices depth on_value=on off_value=off axis axis:-1 dtype
             dtype:float)|refuse_values
