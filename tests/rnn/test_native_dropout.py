@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from kernel_layers import CELLS, TORCH_GATES, assert_close, both, gru, half, native, reference
+from kernel_layers import (
+    CELLS,
+    TOLERANCE,
+    TORCH_GATES,
+    WHY_MISSING,
+    assert_close,
+    both,
+    gru,
+    half,
+    native,
+    reference,
+)
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.rnn.engine_settings import explain
-from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 
-pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
+pytestmark = pytest.mark.usefixtures("native_where_it_pays")
 RATES = ((0.4, 0.0), (0.0, 0.3), (0.4, 0.3))
 UNITS, FEATURES, BATCH, TIME = 19, 5, 7, 11
 
@@ -46,6 +58,7 @@ def numbers(module: Any, engine: str, dtype: torch.dtype, *, masked: bool) -> li
     return [*outputs, *torch.autograd.grad(loss, wanted), torch.rand(3)]
 
 
+@native
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("implementation", [1, 2])
@@ -60,6 +73,7 @@ def test_the_same_seed_gives_what_the_loop_gives(
     assert_close(numbers(layer(cell, **options), "native", torch.float32, masked=masked), wanted)
 
 
+@native
 @pytest.mark.parametrize(("number", "merge"), [*enumerate((*MERGE_MODES, None, "one", "back"))])
 def test_every_merge_and_direction_gives_what_the_loop_gives(
     number: int, merge: str | None
@@ -79,6 +93,13 @@ def test_every_merge_and_direction_gives_what_the_loop_gives(
         assert_close(numbers(module, "native", torch.float32, masked=True), wanted)
 
 
+def engines() -> Iterator[tuple[str, torch.dtype, float]]:
+    """Engines, and how exact each is."""
+    yield "loop", torch.float64, 1e-12
+    if not WHY_MISSING:
+        yield "native", torch.float32, TOLERANCE
+
+
 @pytest.mark.parametrize("implementation", [1, 2])
 @pytest.mark.parametrize("cell", CELLS)
 def test_masks_are_drawn_for_each_direction_first_of_inputs_then_of_states(
@@ -86,33 +107,36 @@ def test_masks_are_drawn_for_each_direction_first_of_inputs_then_of_states(
 ) -> None:
     """Which random numbers a mask gets is part of what a seed means: it must not change.
 
-    With one row in the batch, dropping is scaling rows of the kernels.
+    For a row alone, dropping is scaling rows of the kernels. Each row has masks of its own.
     """
     rates: dict[str, Any] = {"dropout": 0.4, "recurrent_dropout": 0.3}
     spec = both(cell, UNITS, FEATURES, "concat", implementation=implementation, **rates)
-    module: Any = bidirectional(spec).train()
-    module.engine = "native"
-    x = torch.randn(1, TIME, FEATURES, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(2, TIME, FEATURES, generator=torch.Generator().manual_seed(2))
     torch.manual_seed(3)
-    with torch.no_grad():
-        got = module(x)
-    torch.manual_seed(3)
+    rows = [deepcopy(spec), deepcopy(spec)]
     for part in ("forward_layer", "backward_layer"):
-        one = spec.parts[part]
-        order = TORCH_GATES[one.class_name]
+        order = TORCH_GATES[spec.parts[part].class_name]
         copies = len(order) if implementation == 1 else 1
-        for name, size, rate in (
-            ("kernel", FEATURES, 0.4),
-            ("recurrent_kernel", UNITS, 0.3),
-        ):
-            drawn = [nn.functional.dropout(torch.ones(1, size), rate)[0] for _ in range(copies)]
-            blocks = np.split(one.weights[name], CELL_GATES[one.class_name], axis=1)
-            for position, gate in enumerate(order):
-                blocks[gate] = blocks[gate] * drawn[position % copies].numpy()[:, None]
-            one.weights[name] = np.concatenate(blocks, axis=1)
-    assert_close(got, reference(spec, x.numpy().astype("f8"), None))
+        for name, size, rate in (("kernel", FEATURES, 0.4), ("recurrent_kernel", UNITS, 0.3)):
+            ones = torch.ones(2, size, dtype=torch.float64)
+            drawn = [nn.functional.dropout(ones, rate) for _ in range(copies)]
+            for row, one in enumerate(rows):
+                blocks = np.split(one.parts[part].weights[name], len(order), axis=1)
+                for position, gate in enumerate(order):
+                    blocks[gate] = blocks[gate] * drawn[position % copies][row].numpy()[:, None]
+                one.parts[part].weights[name] = np.concatenate(blocks, axis=1)
+    for engine, dtype, tolerance in engines():
+        module: Any = bidirectional(spec).to(dtype).train()
+        module.engine = engine
+        torch.manual_seed(3)
+        with torch.no_grad():
+            got = module(x.to(dtype))
+        for row, one in enumerate(rows):
+            wanted = reference(one, x[row : row + 1].double().numpy(), None)
+            assert_close(got[row : row + 1], wanted, tolerance)
 
 
+@native
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_row_that_would_be_split_between_threads_drops_too(cell: str) -> None:
     module: Any = bidirectional(both(cell, 389, 3, "sum", recurrent_dropout=0.3)).train()
@@ -126,6 +150,7 @@ def test_a_row_that_would_be_split_between_threads_drops_too(cell: str) -> None:
     torch.testing.assert_close(found["native"], found["loop"], rtol=1e-5, atol=1e-6)
 
 
+@native
 def test_dropout_runs_by_the_kernel_inside_a_checkpoint_too() -> None:
     module, x = gru(dropout=0.4, recurrent_dropout=0.3)
     assert [choice.engine for choice in explain(module.train())[""]] == ["native"]
@@ -138,17 +163,26 @@ def test_dropout_runs_by_the_kernel_inside_a_checkpoint_too() -> None:
         assert torch.equal(a, b)
 
 
-def test_in_evaluation_mode_nothing_is_dropped_and_nothing_drawn() -> None:
-    module, x = gru(dropout=0.4, recurrent_dropout=0.3)
-    plain, _ = gru()
-    torch.manual_seed(2)
-    with torch.no_grad():
-        assert torch.equal(module.eval()(x), plain.eval()(x))
-    after = torch.rand(3)
-    torch.manual_seed(2)
-    assert torch.equal(after, torch.rand(3))
+@pytest.mark.parametrize("rates", [(0.4, 0.3), (0.0, 0.0), (1.0, 1.0)])
+@pytest.mark.parametrize("cell", CELLS)
+def test_evaluation_and_rates_of_zero_and_one_drop_nothing_and_draw_nothing(
+    cell: str, rates: tuple[float, float]
+) -> None:
+    """Keras drops for 0 < rate < 1 only."""
+    spec = both(cell, UNITS, FEATURES, "mul", dropout=rates[0], recurrent_dropout=rates[1])
+    x = torch.randn(BATCH, TIME, FEATURES)
+    for mask in (None, torch.rand(BATCH, TIME) < 0.6):
+        wanted = reference(spec, x.double().numpy(), None if mask is None else mask.numpy())
+        for engine, dtype, tolerance in engines():
+            module: Any = bidirectional(spec).to(dtype).train(rates != (0.4, 0.3))
+            module.engine = engine
+            random = torch.random.get_rng_state()
+            with torch.no_grad():
+                assert_close(module(x.to(dtype), mask), wanted, tolerance)
+            assert torch.equal(random, torch.random.get_rng_state())
 
 
+@native
 @pytest.mark.thorough
 def test_compiled_graphs_drop_by_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     module, x = gru(dropout=0.4, recurrent_dropout=0.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,9 @@ def test_the_second_bias_is_zero_after_training_saving_and_loading(
     optimizer.step()
     k2t.save(model, tmp_path / f"out{suffix}")
     loaded = k2t.load(tmp_path / f"out{suffix}")
-    assert len(second_biases(loaded)) == 6  # a SimpleRNN and two LSTMs, of two halves each
-    assert not any(value.any() for value in second_biases(loaded).values())
+    for one in (model, deepcopy(model).double(), loaded):
+        assert len(second_biases(one)) == 6  # a SimpleRNN and two LSTMs, of two halves each
+        assert not any(value.any() for value in second_biases(one).values())
     assert_same_weights(loaded, model)
     assert_same_outputs(flat(loaded(steps())), flat(model.eval()(steps())))
 

@@ -144,3 +144,22 @@ def test_what_keras_trains_after_load_model_has_requires_grad(name: str) -> None
         assert torch.equal(parameter, torch.full_like(parameter, float(parameter.requires_grad))), (
             key
         )
+
+
+@pytest.mark.parametrize(
+    ("file", "frozen"),
+    [
+        ("frozen_layer.h5", {"embedding_1", "batch_normalization_1"}),
+        (
+            "nested_frozen.h5",
+            {f"sequential_2.{n}_1" for n in ("bidirectional", "batch_normalization")},
+        ),
+    ],
+)
+def test_layers_that_keras_2_froze_are_frozen(file: str, frozen: set[str]) -> None:
+    """The manifest has files of newer generations only."""
+    flags: dict[bool, set[str]] = {True: set(), False: set()}
+    for name, parameter in k2t.convert(FIXTURES / "keras-2.2.4" / file).named_parameters():
+        flags[parameter.requires_grad].add(name.rpartition(".")[0])
+    assert flags[False] == frozen
+    assert flags[True] and not flags[True] & frozen
