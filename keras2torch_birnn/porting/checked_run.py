@@ -54,6 +54,8 @@ class CheckedRun:
             read = list(dict.fromkeys(makers[one][0] for one in given if one in makers))
             carried = (context.states or {}).get(context.place)
             output, out_mask = forced.get(key) or equation(layer, x, mask, context)
+            if not context.keep:  # computed again for its mask alone
+                return output, out_mask
             aside = context.aside().with_fields(equations=all_equations())
             if carried is not None and aside.initial_state is None:
                 aside = aside.starting(carried)

@@ -120,7 +120,8 @@ class Walk:
                     guesses, forced = [], tuple(_without(own, wrong) for own in forced)
                 likely = (one.rewrite for one in guesses if not self._had_anyway(one, traced))
                 guess = next(likely, None) if wrong else None
-                return Walked(found, forced, wrong or OUTPUTS, guess)
+                left = self._computed_past(wrong, forced) if wrong else OUTPUTS
+                return Walked(found, forced, left, guess if left == wrong else None)
             for one in more:
                 found, forced = (*found, one), one.added_to(forced)
 
@@ -203,6 +204,14 @@ class Walk:
             if not self.seen(key, traced) and not self._shown_behind(key, traced):
                 return key
         return None
+
+    def _computed_past(self, wrong: Key, forced: Forced) -> Key:
+        """Return the first wrong call behind those that the port computed, but did not use."""
+        runs = [
+            replace(run, run=replace(run.run, seen=(*run.run.seen, *run.run.unused)))
+            for run in self.runs
+        ]
+        return Walk(self.spec, runs).first_wrong(self.record(forced), forced) or wrong
 
     def _shown_behind(self, key: Key, traced: Sequence[Traced]) -> bool:
         """Tell whether the port has what is computed from a call; of several outputs, from all."""

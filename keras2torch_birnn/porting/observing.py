@@ -66,7 +66,7 @@ class Drawn:
 class PortRun:
     """One run of a port: its outputs, and every tensor on the way to them.
 
-    Tensors that the outputs do not depend on are left out: a port may compute what it does not use.
+    ``unused``: tensors that the outputs do not depend on.
     ``tolerance``: how far values may be from the reference's in this precision. ``drawn``: the
     functions that drew random numbers, and the half precisions that were used.
     """
@@ -75,6 +75,7 @@ class PortRun:
     seen: tuple[Array, ...]
     tolerance: float
     drawn: tuple[Drawn, ...] = ()
+    unused: tuple[Array, ...] = ()
 
     def has(self, values: Array, valid: Array | None = None) -> bool:
         """Tell whether a tensor with these values was computed."""
@@ -263,14 +264,20 @@ class _Recorder(TorchFunctionMode):
         self.kept.append((memory_of(tensor), with_marked_nan(_to_array(tensor))))
         self.later.append((tensor, _version_of(tensor)))  # also keeps its memory its own
 
-    def finish(self, outputs: Iterator[Tensor]) -> tuple[Array, ...]:
-        """Return what the outputs were computed from, and the last values of what was filled."""
+    def finish(self, outputs: Iterator[Tensor]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Return what the outputs were computed from, and what they were not.
+
+        Of what was filled the last values, too.
+        """
         for tensor, version in self.later:
             if _version_of(tensor) != version:
                 self.kept.append((memory_of(tensor), with_marked_nan(_to_array(tensor))))
         self.sources.end_at(outputs)
         used = self.sources.used()
-        return tuple(seen for memory, seen in self.kept if used is None or memory in used)
+        found: tuple[list[Array], list[Array]] = [], []
+        for memory, seen in self.kept:
+            found[used is not None and memory not in used].append(seen)
+        return tuple(found[0]), tuple(found[1])
 
 
 def _widen(value: Any) -> Any:
@@ -330,8 +337,8 @@ def observe(
         with recorder:
             result = port(*given)
         outputs = tuple(map(_to_array, _tensors(result)))
-        seen = recorder.finish(_tensors(result))
-        return PortRun(outputs, seen, tolerance, tuple(recorder.drawn))
+        seen, unused = recorder.finish(_tensors(result))
+        return PortRun(outputs, seen, tolerance, tuple(recorder.drawn), unused)
 
 
 def _to_tensor(x: Array, dtype: torch.dtype) -> Tensor:

@@ -98,8 +98,8 @@ class Context:
         return self.with_fields(initial_state=initial_state)
 
     def aside(self) -> Context:
-        """Return this context without collected outputs, carried states and scans."""
-        return self.with_fields(layers={}, masks={}, states=None, scans=None)
+        """Return this context for a call of which nothing is collected or carried."""
+        return self.with_fields(keep=False, states=None, scans=None)
 
     def apply(self, layer: LayerSpec, inputs: Structure, mask: Structure) -> Any:
         """Run the equation of the layer's class; ``own`` is that of plugins' layers."""

@@ -12,7 +12,7 @@ from free_ports import Cells, PackedLast, Tagger
 from hand_ports import Hard, Norms, Sentiment, SentimentPacked, Speech, Stack, StackApart
 from masked_ports import Letters, Marked, Pair
 from torch import Tensor, nn
-from whole_ports import Attending, Joint, LastStep, Picture, Translation
+from whole_ports import Attending, Joint, LastStep, Picture, Translation, TranslationByKeras3
 from wired_ports import Comments, Connected, Normalized, Residual, Sounds
 
 import keras2torch_birnn as k2t
@@ -158,6 +158,10 @@ WHOLE: tuple[Row, ...] = (
     (Translation, ("softmax over words",), (("activation", "axis"),)),
     (Translation, ("padding masked",), (("activation", "unexplained"),)),
     (Translation, ("steps repeated",), ((BI, "masked steps"),)),
+    # its words have a mask, which it does not read
+    (TranslationByKeras3, ("no start",), (("lstm_1", "initial state"),)),
+    (TranslationByKeras3, ("h and c exchanged",), (("lstm_1", "initial state"),)),
+    (TranslationByKeras3, ("softmax over words",), (("activation", "axis"),)),
     (Picture, ("channels first",), (("reshape", "axes"),)),
     (Picture, ("height and width exchanged",), (("reshape", "axes"),)),
     # not known, and no reason to say that a softmax follows
@@ -166,6 +170,8 @@ WHOLE: tuple[Row, ...] = (
     (Attending, ("softmax of words",), (("softmax", "masked steps"),)),
     # all ones, by which a product is as if it were left out
     (Attending, ("softmax of one",), (("softmax", "axis"),)),
+    # what is computed and not used is right
+    (Attending, ("weights unused",), (("sum", "unexplained"),)),
     (Attending, ("mean",), (("sum", "other operation"),)),
     (Attending, ("no mask",), (("bidirectional", "mask missing"),)),
     (LastStep, ("h_n",), (("tf.__operators__.getitem", "last state"),)),
@@ -232,7 +238,7 @@ OTHERS = (*FREE, *WHOLE, *WIRED, *MASKED)
 RIGHT = (
     *(Stack, StackApart, Hard, Speech, Sentiment, Norms),
     *(Tagger, PackedLast, Cells),
-    *(Joint, Translation, Attending, Picture, LastStep),
+    *(Joint, Translation, TranslationByKeras3, Attending, Picture, LastStep),
     *(Residual, Sounds, Comments, Connected, Normalized),
     *(Letters, Pair, Marked),
 )

@@ -132,8 +132,8 @@ class Tagger(nn.Module):
         if "units take turns" in wrong:
             y = torch.stack([f, b], -1).flatten(-2)
         f, b = self.both(self.three, self.four, y, valid, "gru")
-        merged = f if "forward half alone" in wrong else f + b
-        merged = torch.maximum(f, b) if "maximum" in wrong else merged
+        merge = torch.maximum if "maximum" in wrong else torch.add
+        merged = f if "forward half alone" in wrong else merge(f, b)
         out = torch.einsum("bth,hk->btk", merged, self.w)
         return out if "no bias at the end" in wrong else out + self.b
 

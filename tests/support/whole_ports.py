@@ -105,6 +105,7 @@ class Translation(Flat):
     """A BiLSTM reads; an LSTM that starts with its states writes, and attends by dot products."""
 
     source = _FOLDER / "arch_seq2seq_luong.h5"
+    masks_decoder = True
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         x = self.of("embedding.weight")[source]
@@ -115,7 +116,10 @@ class Translation(Flat):
         start = (c, h) if "h and c exchanged" in self.mistakes else (h, c)
         words = self.of("embedding_1.weight")[target]
         written, _, _ = self.lstm(
-            "lstm_1", words, target != 0, start=None if "no start" in self.mistakes else start
+            "lstm_1",
+            words,
+            target != 0 if self.masks_decoder else None,
+            start=None if "no start" in self.mistakes else start,
         )
         scores = written @ read.mT
         if "scaled" in self.mistakes:
@@ -127,6 +131,13 @@ class Translation(Flat):
         return self.dense(
             "time_distributed_1", torch.tanh(self.dense("time_distributed", both))
         ).softmax(-1)
+
+
+class TranslationByKeras3(Translation):
+    """The same by Keras 3, whose decoder ignores the mask of its words, as it is given states."""
+
+    source = FIXTURES / "keras-3.15.1/arch_seq2seq_luong.h5"
+    masks_decoder = False
 
 
 class Attending(Flat):
@@ -144,6 +155,7 @@ class Attending(Flat):
             scores = scores.masked_fill(~mask[..., None], -torch.inf)
         scores = scores**3 if "cubes" in wrong else scores
         weighted = scores.softmax(-1 if "softmax of one" in wrong else 1) * y
+        weighted = y if "weights unused" in wrong else weighted
         both = weighted.mean(1) if "mean" in wrong else weighted.sum(1)
         return self.dense("dense_1", both).softmax(-1)
 
