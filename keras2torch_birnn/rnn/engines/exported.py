@@ -38,9 +38,9 @@ class Shared(NamedTuple):
 
     def with_values(self, tensors: Sequence[Tensor]) -> Shared:
         """Return a copy with other tensors, given in the order of ``present``."""
-        weight, *others = tensors
-        bias = None if self.bias is None else others.pop(0)
-        return Shared(weight, bias, tuple(others))
+        first_mask = 1 if self.bias is None else 2
+        bias = None if self.bias is None else tensors[1]
+        return Shared(tensors[0], bias, tuple(tensors[first_mask:]))
 
 
 # (input product of one step, state, what every step reads) -> new state
